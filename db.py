@@ -1,0 +1,799 @@
+"""All SQL lives here, and with it connections, transactions and locks.
+
+Nothing here knows about HTTP or the wording of mail. A function takes the connection of
+the transaction that its caller began; documents are the JSON text that the views of
+schema.sql write. Errors: NotFound, Conflict, and Unavailable when the database itself
+cannot be read or written now.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+import threading
+import time
+import unicodedata
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+SCHEMA = Path(__file__).with_name("schema.sql")
+VERSION = 1
+UPGRADES: dict[int, str] = {}  # UPGRADES[n] is the SQL that takes version n to n + 1
+APPLICATION_ID = 0x7469636B  # "tick": tells our files from those of other programs
+BUSY_SECONDS = 4.0  # how long a transaction waits for its turn
+
+
+class NotFound(Exception):
+    """There is no such thing. Carries a sentence."""
+
+
+class Conflict(Exception):
+    """The state of the database forbids it. Carries a sentence and, in `facts`, its grounds."""
+
+    def __init__(self, sentence: str, **facts: Any) -> None:
+        super().__init__(sentence)
+        self.facts = facts
+
+
+class Unavailable(Exception):
+    """The database cannot be read or written now; nothing was changed."""
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC with milliseconds."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def fold(text: str) -> str:
+    """The form in which names are compared and texts are searched, without regard to case."""
+    return unicodedata.normalize("NFC", text.casefold())
+
+
+# ---------------------------------------------------------------- connections and locks
+
+
+class Connection(sqlite3.Connection):
+    """A connection in a transaction, with the one time that counts in it."""
+
+    moment: datetime
+    now: str
+
+
+class ProcessLock:
+    """A lock among the threads of this process and with others; death of its holder frees it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._threads = threading.Lock()
+        self._file: int | None = None
+
+    def acquire(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds. True if it is ours now, else False."""
+        deadline = time.monotonic() + timeout
+        if not self._threads.acquire(timeout=timeout):
+            return False
+        try:
+            if self._file is None:
+                self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            while True:
+                with suppress(BlockingIOError):
+                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return True
+                if time.monotonic() >= deadline:
+                    break
+                time.sleep(0.001)
+        except BaseException:
+            self._threads.release()
+            raise
+        self._threads.release()
+        return False
+
+    def release(self) -> None:
+        if self._file is not None:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+        self._threads.release()
+
+    def forget(self) -> None:
+        """Let go of the file without unlocking it: in a forked child, it is the parent's."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+        self._threads = threading.Lock()
+
+
+class Database:
+    """A tracker database: a pool of connections to one file, and the transactions on it.
+
+    `clock` tells the time in UTC. Raises Unavailable if the file cannot be opened, is not
+    a tracker database, or was written by a newer version.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], clock: Callable[[], datetime] = utc_now
+    ) -> None:
+        if sqlite3.sqlite_version_info < (3, 37):
+            raise Unavailable(f"SQLite 3.37 or newer is needed, this is {sqlite3.sqlite_version}.")
+        self.path = os.path.realpath(path)
+        self.clock = clock
+        # SQLite 3.7.0 to 3.51.2 can lose a committed write if one connection commits while
+        # another checkpoints ("the WAL-reset bug", sqlite.org/wal.html). A commit runs its
+        # checkpoint itself, so one lock around each write transaction makes that impossible.
+        self._writing = ProcessLock(self.path + "-lock")
+        self.delivering = ProcessLock(self.path + "-mail-lock")
+        self._pool = threading.Condition()
+        self._idle: list[Connection] = []
+        self._in_use = 0
+        self._held = self._closed = False
+        with self._turn_to_write(), _translated():
+            self._set_up()
+        _databases.add(self)
+
+    @contextmanager
+    def transaction(self, write: bool = False) -> Iterator[Connection]:
+        """Begin; commit at the end, or roll back on any exception. The one place for both.
+
+        Raises Unavailable if the database is locked, full, read-only or broken.
+        """
+        with self._turn_to_write() if write else nullcontext(), _translated():
+            conn = self._take()
+            try:
+                # IMMEDIATE: a transaction that reads first and writes later fails at once
+                # with "database is locked" if somebody else wrote in between.
+                conn.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+                conn.moment = self.clock()
+                conn.now = timestamp(conn.moment)
+                yield conn
+                conn.execute("COMMIT")
+            except BaseException as error:
+                with suppress(sqlite3.Error):
+                    conn.rollback()
+                # After an error of the disk, only a new connection sees that it is gone.
+                self._give_back(conn, broken=isinstance(error, sqlite3.Error))
+                raise
+            self._give_back(conn)
+
+    def backup(self, target: str, progress: Callable[[int, int], None]) -> None:
+        """Write a consistent copy to `target`, replacing it only when the copy is whole.
+
+        `progress` is called with the pages done and the pages in all. Raises OSError if
+        the target cannot be written, Unavailable if the database cannot be read.
+        """
+        partial = f"{target}.partial"
+        if os.path.exists(target) and os.path.samefile(target, self.path):
+            raise FileExistsError(f"{target} is the database itself")
+        with suppress(FileNotFoundError):
+            os.unlink(partial)
+        try:
+            with closing(sqlite3.connect(partial)) as copy, self.transaction() as conn:
+                # This read fixes the snapshot. Without it, each write by somebody else
+                # would make the backup begin anew.
+                conn.execute("SELECT id FROM users LIMIT 1").fetchall()
+                conn.backup(
+                    copy, pages=1000, progress=lambda _, left, all: progress(all - left, all)
+                )
+                copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a -wal beside it
+            os.replace(partial, target)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(partial)
+            raise
+
+    def close(self) -> None:
+        with self._pool:
+            self._closed = True
+            self._close_idle()
+
+    def _set_up(self) -> None:
+        with closing(self._connect()) as conn:
+            (version,) = conn.execute("PRAGMA user_version").fetchone()
+            (application,) = conn.execute("PRAGMA application_id").fetchone()
+            (filled,) = conn.execute("SELECT EXISTS (SELECT 1 FROM sqlite_schema)").fetchone()
+            if filled and application != APPLICATION_ID:
+                raise Unavailable("The file is the database of another program.")
+            if version > VERSION:
+                raise Unavailable(
+                    "The database was written by a newer tracker"
+                    f" (schema version {version}, this one knows {VERSION})."
+                )
+            if conn.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
+                raise Unavailable("The database is on a file system that cannot hold a WAL.")
+            if version < VERSION:
+                steps = [SCHEMA.read_text("utf-8")]
+                if version:
+                    steps = [UPGRADES[step] for step in range(version, VERSION)]
+                conn.executescript(f"""
+                    BEGIN IMMEDIATE;
+                    {"".join(steps)}
+                    PRAGMA application_id = {APPLICATION_ID};
+                    PRAGMA user_version = {VERSION};
+                    COMMIT;""")
+
+    def _connect(self) -> Connection:
+        conn: Connection = sqlite3.connect(
+            self.path,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,  # the pool hands a connection to one thread at a time
+            factory=Connection,
+        )
+        conn.execute("PRAGMA foreign_keys = ON")
+        conn.execute("PRAGMA synchronous = FULL")  # on disk before it is acknowledged
+        return conn
+
+    @contextmanager
+    def _turn_to_write(self) -> Iterator[None]:
+        try:
+            mine = self._writing.acquire(BUSY_SECONDS)
+        except OSError as error:
+            raise Unavailable(f"The database cannot be locked ({error}).") from error
+        if not mine:
+            raise Unavailable("The database is locked by another writer.")
+        try:
+            yield
+        finally:
+            self._writing.release()
+
+    def _take(self) -> Connection:
+        with self._pool:
+            self._pool.wait_for(lambda: not self._held)
+            self._in_use += 1
+            if self._idle:
+                return self._idle.pop()
+        try:
+            return self._connect()
+        except BaseException:
+            self._give_back(None)
+            raise
+
+    def _give_back(self, conn: Connection | None, broken: bool = False) -> None:
+        with self._pool:
+            self._in_use -= 1
+            if conn and not broken:
+                self._idle.append(conn)
+            elif conn:
+                conn.close()
+            if self._closed:
+                self._close_idle()
+            self._pool.notify_all()
+
+    def _close_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+    def _before_fork(self) -> None:
+        # SQLite forbids to carry a connection over a fork: wait for the transactions that
+        # run, let none begin, and close what is open.
+        with self._pool:
+            self._held = True
+            self._pool.wait_for(lambda: not self._in_use, timeout=1)
+            self._close_idle()
+
+    def _after_fork_in_parent(self) -> None:
+        with self._pool:
+            self._held = False
+            self._pool.notify_all()
+
+    def _after_fork_in_child(self) -> None:
+        self._pool = threading.Condition()
+        self._in_use = 0
+        self._held = False
+        self._writing.forget()
+        self.delivering.forget()
+
+
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+os.register_at_fork(
+    before=lambda: [d._before_fork() for d in list(_databases)],
+    after_in_parent=lambda: [d._after_fork_in_parent() for d in list(_databases)],
+    after_in_child=lambda: [d._after_fork_in_child() for d in list(_databases)],
+)
+
+_UNAVAILABLE = {
+    sqlite3.SQLITE_PERM: "may not be accessed",
+    sqlite3.SQLITE_BUSY: "is locked by another writer",
+    sqlite3.SQLITE_LOCKED: "is locked by another writer",
+    sqlite3.SQLITE_READONLY: "is read-only",
+    sqlite3.SQLITE_IOERR: "cannot be read or written",
+    sqlite3.SQLITE_CORRUPT: "is damaged",
+    sqlite3.SQLITE_FULL: "cannot grow: the disk is full",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened",
+    sqlite3.SQLITE_PROTOCOL: "is locked by another writer",
+    sqlite3.SQLITE_NOTADB: "is not a database",
+}
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn what only the outside can mend into Unavailable; a defect of ours stays as it is."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        reason = _UNAVAILABLE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+        if reason is None:
+            raise
+        raise Unavailable(f"The database {reason} ({error}).") from error
+
+
+# ---------------------------------------------------------------- users and projects
+
+
+def _get(conn: Connection, sql: str, id: int, what: str) -> str:
+    row = conn.execute(sql, {"id": id}).fetchone()
+    if row is None:
+        raise NotFound(f"There is no {what} {id}.")
+    return str(row[0])
+
+
+def list_users(conn: Connection, after: int, limit: int) -> list[tuple[int, str]]:
+    """(id, document) of users by id, from the first id above `after`."""
+    return conn.execute(
+        """
+        SELECT id, document
+          FROM user_documents
+         WHERE id > :after
+         ORDER BY id
+         LIMIT :limit""",
+        {"after": after, "limit": limit},
+    ).fetchall()
+
+
+def get_user(conn: Connection, user_id: int) -> str:
+    """The document of the user. Raises NotFound."""
+    return _get(conn, "SELECT document FROM user_documents WHERE id = :id", user_id, "user")
+
+
+def create_user(conn: Connection, user: dict[str, Any]) -> int:
+    """Save a new user and return the id. Raises Conflict if the email is taken."""
+    with _unique(f"The email address {user['email']} is taken."):
+        return _insert(conn, "INSERT INTO users (name, email) VALUES (:name, :email)", user)
+
+
+def update_user(conn: Connection, user_id: int, user: dict[str, Any]) -> None:
+    """Replace name and email. Raises Conflict if the email is taken."""
+    with _unique(f"The email address {user['email']} is taken."):
+        conn.execute(
+            """
+            UPDATE users
+               SET name = :name, email = :email
+             WHERE id = :id""",
+            {**user, "id": user_id},
+        )
+
+
+def delete_user(conn: Connection, user_id: int) -> Iterator[tuple[dict[str, Any], Changes]]:
+    """Unassign the user everywhere, then delete them and their waiting mail.
+
+    Yields each ticket as it is now with its changes, so that the caller can tell.
+    """
+    tickets = conn.execute(
+        "SELECT ticket_id FROM assignments WHERE user_id = ?", (user_id,)
+    ).fetchall()
+    for (ticket_id,) in tickets:
+        before = json.loads(get_ticket(conn, ticket_id))
+        assignees = [user["id"] for user in before["assignees"] if user["id"] != user_id]
+        yield update_ticket(conn, before, {"assignees": assignees})
+    conn.execute("DELETE FROM users WHERE id = ?", (user_id,))
+
+
+def list_projects(conn: Connection, after: int, limit: int) -> list[tuple[int, str]]:
+    """(id, document) of projects by id, from the first id above `after`."""
+    return conn.execute(
+        """
+        SELECT id, document
+          FROM project_documents
+         WHERE id > :after
+         ORDER BY id
+         LIMIT :limit""",
+        {"after": after, "limit": limit},
+    ).fetchall()
+
+
+def get_project(conn: Connection, project_id: int) -> str:
+    """The document of the project with its ticket counts. Raises NotFound."""
+    return _get(
+        conn, "SELECT document FROM project_documents WHERE id = :id", project_id, "project"
+    )
+
+
+def create_project(conn: Connection, project: dict[str, Any]) -> int:
+    """Save a new project and return the id. Raises Conflict if the name is taken."""
+    with _unique(f"The project name {project['name']} is taken."):
+        return _insert(
+            conn,
+            "INSERT INTO projects (name, name_key) VALUES (:name, :key)",
+            {**project, "key": fold(project["name"])},
+        )
+
+
+def update_project(conn: Connection, project_id: int, project: dict[str, Any]) -> None:
+    """Replace the name. Raises Conflict if it is taken."""
+    with _unique(f"The project name {project['name']} is taken."):
+        conn.execute(
+            """
+            UPDATE projects
+               SET name = :name, name_key = :key
+             WHERE id = :id""",
+            {**project, "key": fold(project["name"]), "id": project_id},
+        )
+
+
+def delete_project(conn: Connection, project_id: int) -> None:
+    """Delete the project. Raises Conflict, with the counts, if it has tickets."""
+    try:
+        conn.execute("DELETE FROM projects WHERE id = ?", (project_id,))
+    except sqlite3.IntegrityError as error:
+        counts = json.loads(get_project(conn, project_id))["tickets"]
+        raise Conflict(
+            "The project still has tickets: "
+            + ", ".join(f"{count} {status}" for status, count in counts.items())
+            + ".",
+            tickets=counts,
+        ) from error
+
+
+@contextmanager
+def _unique(sentence: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_UNIQUE:
+            raise
+        raise Conflict(sentence) from error
+
+
+def _insert(conn: Connection, sql: str, values: dict[str, Any]) -> int:
+    row_id = conn.execute(sql, values).lastrowid
+    assert row_id is not None
+    return row_id
+
+
+# ---------------------------------------------------------------- tickets
+
+Changes = dict[str, dict[str, Any]]  # {"status": {"from": "open", "to": "closed"}}
+
+
+def list_tickets(
+    conn: Connection,
+    *,
+    project_id: int | None = None,
+    assignee_id: int | None = None,
+    statuses: Sequence[str] = (),
+    text: str = "",
+    sort: str = "-created",
+    after: tuple[int, str] | None = None,
+    limit: int = 50,
+) -> list[tuple[int, str, str]]:
+    """(id, touched_at, document) of the tickets that meet all the filters, in order.
+
+    `after` is the id and touched_at of the ticket to go on behind.
+    """
+    words = fold(text)
+    indexed = len(words) >= 3  # trigrams; what is shorter is looked for ticket by ticket
+    # The table that leads the join gives the ids in order, so that a page is read without
+    # sorting all that matches. CROSS JOIN keeps SQLite from turning it round.
+    if indexed:
+        lead, source = "ticket_texts.rowid", "ticket_texts CROSS JOIN tickets"
+    elif assignee_id:
+        lead, source = "assignments.ticket_id", "assignments CROSS JOIN tickets"
+    else:
+        lead, source = "tickets.id", "tickets"
+    way, beyond = ("DESC", "<") if sort.startswith("-") else ("ASC", ">")
+    by_touch = sort.endswith("updated")
+    order = f"touched_at {way}, id {way}" if by_touch else f"id {way}"
+    clauses = {
+        f"tickets.id = {lead}": True,
+        "ticket_texts MATCH :phrase": indexed,
+        """EXISTS (SELECT 1 FROM ticket_texts
+                    WHERE rowid = tickets.id
+                      AND (instr(title, :words) OR instr(description, :words)))""": words
+        and not indexed,
+        "assignments.user_id = :user": assignee_id and not indexed,
+        """EXISTS (SELECT 1 FROM assignments
+                    WHERE ticket_id = tickets.id AND user_id = :user)""": assignee_id and indexed,
+        "tickets.project_id = :project": project_id,
+        "tickets.status = :status": len(statuses) == 1,
+        "+tickets.status IN (SELECT value FROM json_each(:statuses))": len(statuses) > 1,
+        f"{lead} {beyond} :id": after and not by_touch,
+        f"(tickets.touched_at, tickets.id) {beyond} (:touched_at, :id)": after and by_touch,
+    }
+    # Only what is written above enters the statement; every value is a parameter.
+    return conn.execute(
+        f"""
+        SELECT page.id, page.touched_at, document
+          FROM (SELECT {lead} AS id, tickets.touched_at
+                  FROM {source}
+                 WHERE {" AND ".join(clause for clause, wanted in clauses.items() if wanted)}
+                 ORDER BY {order}
+                 LIMIT :limit) AS page
+          JOIN ticket_documents ON ticket_documents.id = page.id
+         ORDER BY {order.replace("touched_at", "page.touched_at").replace("id ", "page.id ")}""",
+        {
+            "phrase": '"' + words.replace('"', '""') + '"',
+            "words": words,
+            "user": assignee_id,
+            "project": project_id,
+            "status": statuses[0] if statuses else None,
+            "statuses": json.dumps(statuses),
+            "id": after and after[0],
+            "touched_at": after and after[1],
+            "limit": limit,
+        },
+    ).fetchall()
+
+
+def get_ticket(conn: Connection, ticket_id: int) -> str:
+    """The document of the ticket with its assignees. Raises NotFound."""
+    return _get(conn, "SELECT document FROM ticket_documents WHERE id = :id", ticket_id, "ticket")
+
+
+def list_missing(conn: Connection, table: str, ids: list[int]) -> list[int]:
+    """Those of the ids that no row of `table` ("users", "projects") has."""
+    return [
+        row[0]
+        for row in conn.execute(
+            f"""
+            SELECT value
+              FROM json_each(?)
+             WHERE value NOT IN (SELECT id FROM {table})""",
+            (json.dumps(ids),),
+        )
+    ]
+
+
+def create_ticket(conn: Connection, ticket: dict[str, Any]) -> int:
+    """Save a new ticket with its assignees and return the id."""
+    ticket_id = _insert(
+        conn,
+        """
+        INSERT INTO tickets (title, description, project_id, status, created_at)
+        VALUES (:title, :description, :project_id, :status, :now)""",
+        {**ticket, "now": conn.now},
+    )
+    _assign(conn, ticket_id, ticket["assignees"])
+    conn.execute(
+        "INSERT INTO ticket_texts (rowid, title, description) VALUES (?, ?, ?)",
+        (ticket_id, fold(ticket["title"]), fold(ticket["description"] or "")),
+    )
+    return ticket_id
+
+
+def update_ticket(
+    conn: Connection, before: dict[str, Any], fields: dict[str, Any]
+) -> tuple[dict[str, Any], Changes]:
+    """Give the ticket `before` the values of `fields`, and write down what that changed.
+
+    Returns the ticket as it is now, and its changes; where nothing differs, nothing is
+    written and the changes are empty. `fields["assignees"]` is the list of all user ids.
+    """
+    changes: Changes = {
+        field: {"from": before[field], "to": fields[field]}
+        for field in ("title", "description", "project_id", "status")
+        if field in fields and fields[field] != before[field]
+    }
+    present = {user["id"] for user in before["assignees"]}
+    wanted = set(fields.get("assignees", present))
+    if not changes and wanted == present:
+        return before, {}
+
+    conn.execute(
+        """
+        UPDATE tickets
+           SET title = :title, description = :description,
+               project_id = :project_id, status = :status, updated_at = :now
+         WHERE id = :id""",
+        {**before, **fields, "now": conn.now, "assignees": None},
+    )
+    if changes.keys() & {"title", "description"}:
+        text = {**before, **fields}
+        conn.execute(
+            "UPDATE ticket_texts SET title = ?, description = ? WHERE rowid = ?",
+            (fold(text["title"]), fold(text["description"] or ""), before["id"]),
+        )
+    _assign(conn, before["id"], wanted - present)
+    conn.executemany(
+        "DELETE FROM assignments WHERE ticket_id = ? AND user_id = ?",
+        [(before["id"], user_id) for user_id in present - wanted],
+    )
+    after = json.loads(get_ticket(conn, before["id"]))
+    if wanted != present:
+        changes["assignees"] = {
+            side: [{"id": user["id"], "name": user["name"]} for user in ticket["assignees"]]
+            for side, ticket in (("from", before), ("to", after))
+        }
+    conn.execute(
+        "INSERT INTO history (ticket_id, changed_at, changes) VALUES (?, ?, ?)",
+        (before["id"], conn.now, json.dumps(changes, ensure_ascii=False)),
+    )
+    return after, changes
+
+
+def list_history(conn: Connection, ticket_id: int, after: int, limit: int) -> list[tuple[int, str]]:
+    """(id, document) of the changes of the ticket, oldest first, from the first above `after`."""
+    return conn.execute(
+        """
+        SELECT id, document
+          FROM history_documents
+         WHERE ticket_id = :ticket AND id > :after
+         ORDER BY id
+         LIMIT :limit""",
+        {"ticket": ticket_id, "after": after, "limit": limit},
+    ).fetchall()
+
+
+def _assign(conn: Connection, ticket_id: int, user_ids: Iterable[int]) -> None:
+    conn.executemany(
+        "INSERT INTO assignments (ticket_id, user_id) VALUES (?, ?)",
+        [(ticket_id, user_id) for user_id in user_ids],
+    )
+
+
+# ---------------------------------------------------------------- the outbox
+
+
+def list_emails(
+    conn: Connection, state: str | None, ticket_id: int | None, after: int | None, limit: int
+) -> list[tuple[int, str]]:
+    """(id, document) of the mail that meets both filters, newest first, from below `after`."""
+    clauses = {
+        "state = :state": state,
+        "ticket_id = :ticket": ticket_id,
+        "id < :after": after,
+        "TRUE": True,
+    }
+    return conn.execute(
+        f"""
+        SELECT id, document
+          FROM email_documents
+         WHERE {" AND ".join(clause for clause, wanted in clauses.items() if wanted)}
+         ORDER BY id DESC
+         LIMIT :limit""",
+        {"state": state, "ticket": ticket_id, "after": after, "limit": limit},
+    ).fetchall()
+
+
+def get_email(conn: Connection, email_id: int) -> str:
+    """The document of the mail with its body. Raises NotFound."""
+    return _get(
+        conn,
+        "SELECT json_insert(document, '$.body', body) FROM email_documents WHERE id = :id",
+        email_id,
+        "email",
+    )
+
+
+def queue_emails(conn: Connection, emails: Iterable[dict[str, Any]]) -> list[int]:
+    """Queue mail, due now, and return the ids.
+
+    Of each: ticket_id, user_id, address (without a user), subject, body, message_id.
+    """
+    return [
+        _insert(
+            conn,
+            """
+            INSERT INTO emails (ticket_id, user_id, address, subject, body, message_id,
+                                created_at, queued_at, next_attempt_at)
+            VALUES (:ticket_id, :user_id, :address, :subject, :body, :message_id,
+                    :now, :now, :now)""",
+            {**email, "now": conn.now},
+        )
+        for email in emails
+    ]
+
+
+def retry_email(conn: Connection, email_id: int) -> None:
+    """Queue the mail again, due now, and let the mail server be asked now.
+
+    Raises NotFound, and Conflict if it is sent already or has nobody to go to.
+    """
+    email = json.loads(get_email(conn, email_id))
+    if email["state"] == "sent":
+        raise Conflict(f"Email {email_id} is already sent.")
+    if email["user_id"] is not None and list_missing(conn, "users", [email["user_id"]]):
+        raise Conflict(f"The recipient of email {email_id} was deleted.")
+    conn.execute(
+        """
+        UPDATE emails
+           SET state = 'queued', attempts = 0, error = NULL, queued_at = :now, next_attempt_at = :now
+         WHERE id = :id""",
+        {"id": email_id, "now": conn.now},
+    )
+    set_mail_server(conn, "ok")
+
+
+def list_due(conn: Connection, limit: int) -> list[dict[str, Any]]:
+    """The mail whose time has come, the longest due first: id, attempts, queued_at."""
+    rows = conn.execute(
+        """
+        SELECT id, attempts, queued_at
+          FROM emails
+         WHERE state = 'queued' AND next_attempt_at <= :now
+         ORDER BY next_attempt_at, id
+         LIMIT :limit""",
+        {"now": conn.now, "limit": limit},
+    )
+    return [dict(zip(("id", "attempts", "queued_at"), row, strict=True)) for row in rows]
+
+
+def get_outgoing(conn: Connection, email_id: int) -> dict[str, Any] | None:
+    """What goes over the wire, with the address as it is now; None if it need not go (any more)."""
+    cursor = conn.execute(
+        """
+        SELECT emails.id, subject, body, message_id, attempts, queued_at,
+               ticket_id, tickets.created_at AS ticket_created_at,
+               CASE WHEN user_id IS NULL THEN address ELSE users.email END AS address
+          FROM emails
+          LEFT JOIN users ON users.id = emails.user_id
+          LEFT JOIN tickets ON tickets.id = emails.ticket_id
+         WHERE emails.id = ? AND state = 'queued'""",
+        (email_id,),
+    )
+    row = cursor.fetchone()
+    if row is None:
+        return None
+    return dict(zip((column[0] for column in cursor.description), row, strict=True))
+
+
+def record_sent(conn: Connection, email_id: int, address: str) -> None:
+    conn.execute(
+        """
+        UPDATE emails
+           SET state = 'sent', attempts = attempts + 1, error = NULL,
+               address = :address, next_attempt_at = NULL, sent_at = :now
+         WHERE id = :id AND state = 'queued'""",
+        {"id": email_id, "address": address, "now": conn.now},
+    )
+
+
+def record_failure(
+    conn: Connection, email_id: int, error: str, next_attempt_at: str | None
+) -> None:
+    """One more attempt that failed; without a next one, the mail is failed for good."""
+    conn.execute(
+        """
+        UPDATE emails
+           SET state = CASE WHEN :next IS NULL THEN 'failed' ELSE 'queued' END,
+               attempts = attempts + 1, error = :error, next_attempt_at = :next,
+               address = coalesce((SELECT email FROM users WHERE id = user_id), address)
+         WHERE id = :id AND state = 'queued'""",
+        {"id": email_id, "error": error, "next": next_attempt_at},
+    )
+
+
+def get_mail_server(conn: Connection) -> tuple[str, str | None, str | None]:
+    """(state, error, ask_again_at) of the mail server, as the deliverer last saw it."""
+    row: tuple[str, str | None, str | None] = conn.execute(
+        "SELECT state, error, ask_again_at FROM mail_server"
+    ).fetchone()
+    return row
+
+
+def set_mail_server(
+    conn: Connection, state: str, error: str | None = None, ask_again_at: str | None = None
+) -> None:
+    conn.execute(
+        "UPDATE mail_server SET state = ?, error = ?, ask_again_at = ?",
+        (state, error, ask_again_at),
+    )
+
+
+def get_mail_summary(conn: Connection) -> str:
+    """The document that /health shows: how much mail waits, failed, since when, and why."""
+    row = conn.execute("""
+        SELECT json_object(
+                   'queued', (SELECT count(*) FROM emails WHERE state = 'queued'),
+                   'failed', (SELECT count(*) FROM emails WHERE state = 'failed'),
+                   'oldest_queued_at', (SELECT created_at FROM emails
+                                         WHERE state = 'queued' ORDER BY id LIMIT 1),
+                   'error', error)
+          FROM mail_server""").fetchone()
+    return str(row[0])

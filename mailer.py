@@ -1,0 +1,546 @@
+"""The mail: who gets it, what it says, and how it comes through.
+
+Mail is queued in the transaction of the change it tells of; a thread delivers it later,
+so that no request ever waits for a mail server. Nothing here knows about HTTP.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import re
+import smtplib
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from email.charset import QP, Charset
+from email.header import Header
+from email.message import Message
+from email.policy import compat32
+from email.utils import format_datetime, make_msgid
+from typing import Any, TextIO
+from urllib.parse import unquote, urlsplit
+
+import db
+
+Outcome = tuple[dict[str, Any], Exception | None]  # a mail, and why it did not go out
+
+log = logging.getLogger("tracker.mail")
+
+FIRST_RETRY = timedelta(seconds=30)
+LONGEST_RETRY = timedelta(hours=1)
+GIVE_UP_AFTER = timedelta(days=5)
+BATCH = 100  # messages per connection; many servers allow no more
+RECORD_SECONDS = 0.1  # how long an outcome may stay unrecorded while mail goes on
+POLL_SECONDS = 1.0  # how soon mail is seen that another process queued
+
+UTF8 = Charset("utf-8")
+UTF8.body_encoding = QP
+WIRE = compat32.clone(linesep="\r\n", mangle_from_=False)
+
+
+# ---------------------------------------------------------------- wording
+
+
+def queue_ticket_mail(
+    conn: db.Connection, sender: str, ticket: dict[str, Any], changes: db.Changes | None = None
+) -> None:
+    """Queue one message to each assignee of the ticket, and to each whom the changes removed.
+
+    Without `changes` the ticket is new. Both are as db.update_ticket returns them.
+    """
+    people = {user["id"] for user in ticket["assignees"]}
+    people |= {user["id"] for user in (changes or {}).get("assignees", {}).get("from", [])}
+    subject = f"[Ticket #{ticket['id']}] {ticket['title']}"
+    body = describe(ticket, changes)
+    db.queue_emails(
+        conn,
+        [
+            {
+                "ticket_id": ticket["id"],
+                "user_id": user_id,
+                "address": None,
+                "subject": subject,
+                "body": body,
+                "message_id": new_message_id(sender),
+            }
+            for user_id in sorted(people)
+        ],
+    )
+
+
+def new_message_id(sender: str) -> str:
+    return make_msgid(domain=sender.rpartition("@")[2])
+
+
+def describe(ticket: dict[str, Any], changes: db.Changes | None) -> str:
+    """The body of the mail about a new ticket, or about the changes of one."""
+    names = ", ".join(user["name"] for user in ticket["assignees"])
+    lines = [
+        f"Ticket #{ticket['id']} {'updated' if changes else 'created'}:",
+        f'Title: "{ticket["title"]}"',
+        f'Status: "{ticket["status"].capitalize()}"',
+        "",
+        f"Current assignees: {names or 'none'}.",
+        "",
+    ]
+    if changes:
+        lines += ["What changed:", *(f"  {line}" for line in describe_changes(changes))]
+    elif ticket["description"]:
+        lines += ["Description:", ticket["description"]]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def describe_changes(changes: db.Changes) -> Iterator[str]:
+    """A line for each field: 'Status: "Open" -> "Closed"'."""
+    for field, change in changes.items():
+        before, after = change["from"], change["to"]
+        if field == "assignees":
+            added = [user["name"] for user in after if user not in before]
+            removed = [user["name"] for user in before if user not in after]
+            parts = (("added", added), ("removed", removed))
+            told = "; ".join(f"{verb} {', '.join(names)}" for verb, names in parts if names)
+        elif field == "description":  # too long to repeat
+            told = "added" if before is None else "removed" if after is None else "changed"
+        elif field == "status":
+            told = f'"{before.capitalize()}" -> "{after.capitalize()}"'
+        else:
+            told = f'"{before}" -> "{after}"'
+        yield f"{field.removesuffix('_id').capitalize()}: {told}"
+
+
+def compose(email: dict[str, Any], sender: str, now: datetime) -> bytes:
+    """The message as it goes over the wire: RFC 5322, plain text in 7 bits."""
+    message = Message()
+    message["From"] = sender
+    message["To"] = email["address"]
+    # What only looks like an encoded word is encoded too, or it would be decoded on arrival.
+    subject = email["subject"]
+    plain = subject.isascii() and "=?" not in subject
+    message["Subject"] = Header(subject, "us-ascii" if plain else "utf-8", header_name="Subject")
+    message["Date"] = format_datetime(now)
+    message["Message-ID"] = email["message_id"]
+    if email["ticket_id"] is not None:
+        # All mail of a ticket refers to one ancestor that was never sent: that is a thread.
+        created = re.sub(r"\D", "", email["ticket_created_at"])
+        domain = email["message_id"].rpartition("@")[2]
+        message["References"] = f"<ticket-{email['ticket_id']}.{created}@{domain}"
+    message["Auto-Submitted"] = "auto-generated"
+    body = re.sub(r"\r\n?", "\n", email["body"])
+    plain = body.isascii() and max(map(len, body.split("\n"))) < 990
+    message.set_payload(body, "us-ascii" if plain else UTF8)
+    return message.as_bytes(policy=WIRE)
+
+
+# ---------------------------------------------------------------- the mail server
+
+
+class Undeliverable(Exception):
+    """This mail will never be taken."""
+
+
+class Postponed(Exception):
+    """This mail was not taken now; the next one may be."""
+
+
+class Disconnected(Exception):
+    """The server broke off, or fell silent, in the middle of this mail."""
+
+
+class Unreachable(Exception):
+    """No mail can be brought to the server now."""
+
+
+class Refused(Exception):
+    """The server takes no mail from us at all: a wrong password, a rejected sender."""
+
+
+class Smtp:
+    """The server at smtp://user:password@host:port, or smtps:// for TLS from the start.
+
+    smtp:// uses STARTTLS where it is offered. A password goes only over verified TLS or to
+    this machine. `timeout` seconds are what connecting and each mail may take.
+    """
+
+    def __init__(self, url: str, sender: str, timeout: float = 10) -> None:
+        parts = urlsplit(url)
+        self.user, self.password = unquote(parts.username or ""), unquote(parts.password or "")
+        if parts.scheme not in ("smtp", "smtps") or not parts.hostname or parts.path.strip("/"):
+            raise ValueError("the SMTP URL must look like smtp://user:password@host:port")
+        if not (self.user + self.password).isascii():
+            raise ValueError("user and password of the SMTP URL must be ASCII")
+        self.tls = parts.scheme == "smtps"
+        self.host, self.port = parts.hostname, parts.port or (465 if self.tls else 25)
+        self.sender, self.timeout = sender, timeout
+        self._smtp: smtplib.SMTP | None = None
+
+    def __str__(self) -> str:
+        return f"{'smtps' if self.tls else 'smtp'}://{self.host}:{self.port}"
+
+    def connect(self) -> None:
+        """Be connected, encrypted and logged in. Raises Unreachable, Refused."""
+        if self._smtp is not None:
+            return
+        context = ssl.create_default_context()
+        # The name to greet with is given, or smtplib would ask the DNS for it, and wait.
+        greeting: dict[str, Any] = {
+            "local_hostname": self.sender.rpartition("@")[2],
+            "timeout": self.timeout,
+        }
+        smtp = (
+            smtplib.SMTP_SSL(context=context, **greeting) if self.tls else smtplib.SMTP(**greeting)
+        )
+        smtp._host = self.host  # what TLS verifies; only the connecting constructor sets it
+        self._smtp = smtp
+        with self._within_time(Unreachable):
+            code, answer = smtp.connect(self.host, self.port)
+            if code != 220:
+                raise smtplib.SMTPConnectError(code, answer)
+            smtp.ehlo_or_helo_if_needed()
+            if not self.tls and smtp.has_extn("starttls"):
+                if not self.password:
+                    # With no secret to lose, encryption to anybody is better than none.
+                    context.check_hostname = False
+                    context.verify_mode = ssl.CERT_NONE
+                smtp.starttls(context=context)
+                smtp.ehlo_or_helo_if_needed()
+            if self.password:
+                self._log_in(smtp)
+
+    def _log_in(self, smtp: smtplib.SMTP) -> None:
+        here = self.host in ("localhost", "::1") or self.host.startswith("127.")
+        if not here and not isinstance(smtp.sock, ssl.SSLSocket):
+            raise Refused("the server offers no TLS, and a password is not sent in clear text")
+        try:
+            smtp.login(self.user, self.password)
+        except smtplib.SMTPServerDisconnected:
+            raise
+        except smtplib.SMTPException as error:
+            if getattr(error, "smtp_code", 500) < 500:
+                raise
+            raise Refused(words(error)) from error
+
+    def send(self, email: dict[str, Any], now: datetime) -> None:
+        """Give one mail to the server. Raises Undeliverable, Postponed, Disconnected, Refused."""
+        message = compose(email, self.sender, now)
+        smtp = self._smtp
+        assert smtp is not None
+        with self._within_time(Disconnected):
+            # Step by step, since sendmail() does not tell which of them was refused.
+            code, answer = smtp.mail(self.sender)
+            if code // 100 == 5:
+                raise Refused(words(smtplib.SMTPResponseException(code, answer)))
+            if code // 100 == 2:
+                code, answer = smtp.rcpt(email["address"])
+            if code // 100 == 2:
+                try:
+                    code, answer = smtp.data(message)
+                except smtplib.SMTPDataError as error:
+                    code, answer = error.smtp_code, error.smtp_error
+            if code // 100 == 2:
+                return
+            reply = smtplib.SMTPResponseException(code, answer)
+            if code == 421 or code // 100 not in (4, 5):
+                raise reply
+            try:
+                smtp.rset()
+            except OSError:
+                self._drop()
+        raise (Undeliverable if code // 100 == 5 else Postponed)(words(reply))
+
+    def close(self) -> None:
+        """Take leave. A connection lost here is no loss: the mail was taken before."""
+        if self._smtp is not None:
+            with suppress(Disconnected), self._within_time(Disconnected):
+                self._smtp.quit()
+            self._drop()
+
+    def cut(self) -> None:
+        """Break off the waiting for the server; may be called from any thread."""
+        sock = self._smtp and self._smtp.sock
+        if sock:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def _drop(self) -> None:
+        if self._smtp is not None:
+            self._smtp.close()
+            self._smtp = None
+
+    @contextmanager
+    def _within_time(self, kind: type[Exception]) -> Iterator[None]:
+        # A socket's time-out begins anew with each byte, so a server that sends one now and
+        # then could hold us for ever: the timer ends the whole step.
+        timer = threading.Timer(self.timeout, self.cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except Refused:
+            self._drop()
+            raise
+        except OSError as error:  # all exceptions of smtplib are OSErrors
+            late = timer.finished.is_set() or isinstance(error, TimeoutError)
+            self._drop()
+            raise kind(
+                f"no answer within {self.timeout:g} seconds" if late else words(error)
+            ) from error
+        finally:
+            timer.cancel()
+
+
+class Console:
+    """Where mail goes while no server is configured: it is printed, and counts as sent."""
+
+    def __init__(self, output: TextIO) -> None:
+        self.output = output
+
+    def __str__(self) -> str:
+        return "this terminal"
+
+    def connect(self) -> None:
+        pass
+
+    def send(self, email: dict[str, Any], now: datetime) -> None:
+        try:
+            print(
+                f"--- mail to {email['address']}\nSubject: {email['subject']}\n\n{email['body']}---",
+                file=self.output,
+                flush=True,
+            )
+        except (OSError, ValueError) as error:  # a closed terminal
+            raise Disconnected(str(error)) from error
+
+    def close(self) -> None:
+        pass
+
+    def cut(self) -> None:
+        pass
+
+
+def words(error: OSError) -> str:
+    """What the server said, or the system, as one printable line of at most 300 characters."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, smtplib.SMTPResponseException):
+        answer = error.smtp_error
+        text = answer.decode("utf-8", "replace") if isinstance(answer, bytes) else str(answer)
+        text = f"{error.smtp_code} {text}"
+    return "".join(char if char.isprintable() else " " for char in text)[:300]
+
+
+# ---------------------------------------------------------------- delivery
+
+
+class Mailer:
+    """The thread that delivers what is queued in `database` through `server`.
+
+    Of several processes on one database, one delivers; when it ends, another takes over.
+    """
+
+    def __init__(self, database: db.Database, server: Smtp | Console, sender: str) -> None:
+        self.database, self.server, self.sender = database, server, sender
+        self._closed = False
+        self._refusals = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._process: int | None = None
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._awake = threading.Event()
+        self._stop = threading.Event()
+
+    def start(self) -> None:
+        """Run the thread in this process, unless it runs: a thread does not cross a fork."""
+        if self._process == os.getpid() or self._closed:
+            return
+        with self._starting:
+            if self._process != os.getpid():
+                if self._process is not None:
+                    self._reset()
+                self._process = os.getpid()
+                self._thread = threading.Thread(target=self._run, name="mailer", daemon=True)
+                self._thread.start()
+
+    def wake(self) -> None:
+        """Look for due mail now. To be called after the commit that queued it."""
+        self._awake.set()
+
+    def close(self) -> None:
+        """End the thread within 4 seconds: first politely, then in the middle of a mail."""
+        self._closed = True
+        self._stop.set()
+        self._awake.set()
+        if self._thread is not None and self._process == os.getpid():
+            self._thread.join(2)
+            if self._thread.is_alive():
+                self.server.cut()
+                self._thread.join(2)
+
+    def _run(self) -> None:
+        mine = False
+        while not self._stop.is_set():
+            self._awake.clear()
+            try:
+                if not mine and (mine := self.database.delivering.acquire(0)):
+                    self._forget_the_past()
+                if mine:
+                    self.deliver()
+            except db.Unavailable as error:
+                log.warning("Mail waits: %s", error)
+            except Exception:
+                log.exception("Delivery was interrupted; it goes on.")
+            self._awake.wait(POLL_SECONDS)
+        if mine:
+            self.database.delivering.release()
+
+    def _forget_the_past(self) -> None:
+        # Whoever starts may have been given another server or another password.
+        with self.database.transaction(write=True) as conn:
+            db.set_mail_server(conn, "ok")
+
+    def deliver(self) -> None:
+        """Send what is due, one connection for each batch, until nothing is due."""
+        while not self._stop.is_set():
+            with self.database.transaction() as conn:
+                state, error, ask_again_at = db.get_mail_server(conn)
+                due = db.list_due(conn, BATCH)
+            waiting = ask_again_at is not None and conn.now < ask_again_at
+            if not due or (waiting and state == "refusing"):
+                return
+            if waiting:  # who is due while the server is known to be down shares that finding
+                self._record([(email, Unreachable(error)) for email in due])
+                continue
+            outcomes: list[Outcome] = []
+            recorded = time.monotonic()
+            for outcome in self._attempts(due):
+                outcomes.append(outcome)
+                # Several at once, as each commit waits for the disk; but soon, as what is
+                # not recorded goes out twice after a crash.
+                if time.monotonic() - recorded > RECORD_SECONDS:
+                    self._record(outcomes)
+                    outcomes, recorded = [], time.monotonic()
+            self._record(outcomes)
+            self.server.close()
+
+    def _attempts(self, due: list[dict[str, Any]]) -> Iterator[Outcome]:
+        """Send one mail after the other, as long as the server takes any."""
+        broken = 0  # connections lost in a row: one may be the fault of its mail, two are not
+        for position, email in enumerate(due):
+            with self.database.transaction() as conn:
+                outgoing = db.get_outgoing(conn, email["id"])
+            if outgoing is None:  # its user was deleted meanwhile
+                continue
+            failure = self._attempt(outgoing, conn.moment)
+            if self._stop.is_set() and isinstance(failure, Disconnected):
+                return  # it was cut by us
+            broken = broken + 1 if isinstance(failure, Disconnected) else 0
+            if broken == 2:
+                failure = Unreachable(str(failure))
+            yield outgoing, failure
+            if isinstance(failure, Unreachable):
+                yield from ((left, failure) for left in due[position + 1 :])
+            if self._stop.is_set() or isinstance(failure, (Unreachable, Refused)):
+                return
+
+    def _attempt(self, email: dict[str, Any], now: datetime) -> Exception | None:
+        """Why the mail did not go out; None if it did."""
+        try:
+            self.server.connect()
+            self.server.send(email, now)
+        except (Undeliverable, Postponed, Disconnected, Unreachable, Refused) as failure:
+            return failure
+        except Exception as defect:  # must cost this mail, not the queue
+            log.exception("Mail %s cannot be sent", email["id"])
+            return Undeliverable(f"a defect of the tracker: {defect}")
+        return None
+
+    def _record(self, outcomes: list[Outcome]) -> None:
+        while outcomes:
+            try:
+                with self.database.transaction(write=True) as conn:
+                    for email, failure in outcomes:
+                        self._record_mail(conn, email, failure)
+                    self._record_server(conn, outcomes[-1][1])
+                return
+            except db.Unavailable as error:
+                # Going on would send again what has been sent: wait for the database.
+                log.warning("Outcomes of mail cannot be recorded: %s", error)
+                if self._stop.wait(POLL_SECONDS):
+                    return
+
+    def _record_mail(
+        self, conn: db.Connection, email: dict[str, Any], failure: Exception | None
+    ) -> None:
+        if failure is None:
+            db.record_sent(conn, email["id"], email["address"])
+        elif not isinstance(failure, Refused):  # that is not the fault of the mail
+            over = conn.moment - datetime.fromisoformat(email["queued_at"]) >= GIVE_UP_AFTER
+            again = conn.moment + backoff(email["attempts"])
+            final = over or isinstance(failure, Undeliverable)
+            db.record_failure(
+                conn, email["id"], str(failure), None if final else db.timestamp(again)
+            )
+
+    def _record_server(self, conn: db.Connection, failure: Exception | None) -> None:
+        state, _, ask_again_at = db.get_mail_server(conn)
+        if ask_again_at is not None and conn.now < ask_again_at:
+            return  # nobody asked it
+        if isinstance(failure, Refused):
+            again = db.timestamp(conn.moment + backoff(self._refusals))
+            db.set_mail_server(conn, "refusing", str(failure), again)
+            self._refusals += 1
+        elif isinstance(failure, Unreachable):
+            db.set_mail_server(conn, "down", str(failure), db.timestamp(conn.moment + FIRST_RETRY))
+        elif not isinstance(failure, Disconnected):
+            self._refusals = 0
+            if state != "ok":
+                db.set_mail_server(conn, "ok")
+
+
+def backoff(attempts: int) -> timedelta:
+    """How long to wait after that many failures before: 30 s, 60 s, ... an hour, and some jitter."""
+    return min(FIRST_RETRY * 2 ** min(attempts, 7), LONGEST_RETRY) * random.uniform(1.0, 1.1)
+
+
+def send_test_mail(mailer: Mailer, address: str, patience: float) -> tuple[bool, str]:
+    """Send a mail to the address through the queue; (whether it was taken, what was said).
+
+    Waits up to `patience` seconds for whoever delivers, which may be another process.
+    """
+    with mailer.database.transaction(write=True) as conn:
+        (email_id,) = db.queue_emails(
+            conn,
+            [
+                {
+                    "ticket_id": None,
+                    "user_id": None,
+                    "address": address,
+                    "subject": "Test mail of the ticket tracker",
+                    "body": "This mail went through the queue of the ticket tracker.\n",
+                    "message_id": new_message_id(mailer.sender),
+                }
+            ],
+        )
+        db.set_mail_server(conn, "ok")  # that is: ask it now
+    mailer.start()
+    mailer.wake()
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        time.sleep(0.05)
+        with mailer.database.transaction() as conn:
+            email = json.loads(db.get_email(conn, email_id))
+            state, error, _ = db.get_mail_server(conn)
+        if email["state"] == "sent":
+            return True, "sent"
+        if email["state"] == "failed":
+            return False, email["error"]
+        if email["error"] or state == "refusing":
+            return False, f"{email['error'] or error}; it stays queued and is tried again"
+    return False, f"no answer within {patience:g} seconds; it stays queued"
