@@ -1,0 +1,228 @@
+"""What the tests share: an app on a file database, a clock to move, real servers on sockets.
+
+The named cast is Max, Dave and Yaris; they work on the project Website.
+"""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from email import message_from_bytes
+from email.policy import default
+from pathlib import Path
+
+import pytest
+from aiosmtpd.controller import Controller
+from webtest import TestApp
+
+import tracker
+
+ROOT = Path(tracker.__file__).parent
+
+
+class Clock:
+    """A clock that stands still until the test moves it."""
+
+    def __init__(self):
+        self.now = datetime(2026, 11, 22, 10, 32, 0, 123000, tzinfo=UTC)
+
+    def __call__(self):
+        return self.now
+
+    def advance(self, **how_much):
+        self.now += timedelta(**how_much)
+
+
+def eventually(condition, timeout=10):
+    """The first true value of condition(), which is asked again and again."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+    return value
+
+
+class Api(TestApp):
+    """A WebTest client that also knows the domain; each method returns the JSON of the answer."""
+
+    def user(self, name="Max", email=None):
+        body = {"name": name, "email": email or f"{name.lower()}@example.com"}
+        return self.post_json("/users", body, status=201).json
+
+    def project(self, name="Website"):
+        return self.post_json("/projects", {"name": name}, status=201).json
+
+    def ticket(self, project_id=1, assignees=(), title="Fix the database", status="open", **more):
+        body = {"title": title, "project_id": project_id, "status": status}
+        body |= {"assignees": list(assignees)} | more
+        return self.post_json("/tickets", body, status=201).json
+
+    def change(self, ticket_id, **fields):
+        return self.patch_json(f"/tickets/{ticket_id}", fields, status=200).json
+
+    def emails(self, **filters):
+        return self.get("/emails", filters).json
+
+    def problem(self, method, path, body=None, **more):
+        """The problem details of a request that must be refused."""
+        if body is not None:
+            more |= {"params": json.dumps(body), "content_type": "application/json"}
+        answer = self.request(path, method=method, status="*", **_as_environ(more))
+        assert answer.status_code >= 400, answer
+        assert answer.content_type == "application/problem+json"
+        assert answer.json["status"] == answer.status_code
+        assert answer.json["title"]
+        assert answer.json["detail"]
+        return answer.json
+
+
+def _as_environ(more):
+    if (params := more.pop("params", None)) is not None:
+        more["body"] = params if isinstance(params, bytes) else params.encode()
+    return more
+
+
+class MailServer:
+    """A real SMTP server. `replies` maps "MAIL", an address or "DATA" to a refusal."""
+
+    def __init__(self, port=0, **settings):
+        self.messages = []  # (recipient, parsed message)
+        self.replies = {}
+        self.sessions = 0
+        self._controller = Controller(self, hostname="127.0.0.1", port=port, **settings)
+        self._controller.start()
+        self.port = self._controller.server.sockets[0].getsockname()[1]
+        self.url = f"smtp://127.0.0.1:{self.port}"
+
+    async def handle_EHLO(self, server, session, envelope, hostname, responses):  # noqa: N802
+        self.sessions += 1
+        session.host_name = hostname
+        return responses
+
+    async def handle_MAIL(self, server, session, envelope, address, options):  # noqa: N802
+        if "MAIL" in self.replies:
+            return self.replies["MAIL"]
+        envelope.mail_from = address
+        return "250 OK"
+
+    async def handle_RCPT(self, server, session, envelope, address, options):  # noqa: N802
+        if address in self.replies:
+            return self.replies[address]
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(self, server, session, envelope):  # noqa: N802
+        if "DATA" in self.replies:
+            return self.replies["DATA"]
+        for recipient in envelope.rcpt_tos:
+            self.messages.append((recipient, message_from_bytes(envelope.content, policy=default)))
+        return "250 OK"
+
+    def to(self, address):
+        return [message for recipient, message in self.messages if recipient == address]
+
+    def stop(self):
+        self._controller.stop()
+
+
+class Server:
+    """The tracker as a process of its own, as a user starts it. Port 0 means any."""
+
+    def __init__(self, database, *options, port=0):
+        self.database = Path(database)
+        self.process = subprocess.Popen(
+            [sys.executable, ROOT / "tracker.py", "--db", database, "--port", str(port), *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={k: v for k, v in os.environ.items() if not k.startswith("TRACKER_")},
+        )
+        self.lines = []
+        while not self.lines or "ready on" not in self.lines[-1]:
+            line = self.process.stdout.readline()
+            if not line:
+                raise RuntimeError("".join(self.lines) or "it ended without a word")
+            self.lines.append(line)
+        self.url = re.search(r"http://[^, ]+", self.lines[-1])[0]
+        self.port = int(self.url.rpartition(":")[2])
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def terminate(self, signum=signal.SIGTERM):
+        """Ask it to end; returns the exit status."""
+        self.process.send_signal(signum)
+        rest, _ = self.process.communicate(timeout=10)
+        self.lines += rest.splitlines(keepends=True)
+        return self.process.returncode
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def database(tmp_path):
+    return tmp_path / "tickets.db"
+
+
+@pytest.fixture
+def printed():
+    """What is printed where no mail server is configured."""
+    return io.StringIO()
+
+
+@pytest.fixture
+def make_app(database, clock, printed):
+    """Makes apps on the one database of the test; all are closed at its end."""
+    apps = []
+
+    def make(**settings):
+        settings = {"database": database, "smtp": "", "clock": clock, "output": printed} | settings
+        apps.append(tracker.create_app(**settings))
+        return apps[-1]
+
+    yield make
+    for app in apps:
+        app.close()
+
+
+@pytest.fixture
+def app(make_app):
+    return make_app()
+
+
+@pytest.fixture
+def api(app):
+    return Api(app)
+
+
+@pytest.fixture
+def mail_server():
+    server = MailServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def start(database):
+    """Starts the tracker as a process: start("--smtp", url); killed at the end of the test."""
+    servers = []
+
+    def run(*options, **settings):
+        settings = {"database": database} | settings
+        servers.append(Server(settings.pop("database"), *options, **settings))
+        return servers[-1]
+
+    yield run
+    for server in servers:
+        if server.process.poll() is None:
+            server.kill()
+        server.process.stdout.close()
