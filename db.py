@@ -70,7 +70,7 @@ class Connection(sqlite3.Connection):
 
 
 class ProcessLock:
-    """A lock among the threads of this process and with others; death of its holder frees it."""
+    """A lock among the threads of all processes; the death of its holder frees it."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -78,37 +78,37 @@ class ProcessLock:
         self._file: int | None = None
 
     def acquire(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds. True if it is ours now, else False."""
+        """Wait up to `timeout` seconds; whether it is ours now. Raises OSError."""
         deadline = time.monotonic() + timeout
         if not self._threads.acquire(timeout=timeout):
             return False
         try:
-            if self._file is None:
-                self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             while True:
                 with suppress(BlockingIOError):
                     fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     return True
                 if time.monotonic() >= deadline:
-                    break
+                    self.release()
+                    return False
                 time.sleep(0.001)
-        except BaseException:
-            self._threads.release()
+        except OSError:
+            self.release()
             raise
-        self._threads.release()
-        return False
 
     def release(self) -> None:
-        if self._file is not None:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
+        self._close()
         self._threads.release()
 
     def forget(self) -> None:
-        """Let go of the file without unlocking it: in a forked child, it is the parent's."""
+        """In a forked child: the lock is the parent's, but the file is open here, too."""
+        self._close()
+        self._threads = threading.Lock()
+
+    def _close(self) -> None:
         if self._file is not None:
             os.close(self._file)
             self._file = None
-        self._threads = threading.Lock()
 
 
 class Database:
@@ -133,9 +133,9 @@ class Database:
         self._pool = threading.Condition()
         self._idle: list[Connection] = []
         self._in_use = 0
-        self._held = self._closed = False
-        with self._turn_to_write(), _translated():
-            self._set_up()
+        self._forking = self._closed = False
+        with _translated(), closing(self._connect()) as conn:
+            self._set_up(conn)
         _databases.add(self)
 
     @contextmanager
@@ -144,23 +144,22 @@ class Database:
 
         Raises Unavailable if the database is locked, full, read-only or broken.
         """
-        with self._turn_to_write() if write else nullcontext(), _translated():
-            conn = self._take()
+        with (
+            _translated(),
+            self._turn_to_write() if write else nullcontext(),
+            self._connection() as conn,
+        ):
+            # IMMEDIATE: a transaction that reads first and writes later fails at once with
+            # "database is locked" if somebody else wrote in between.
+            conn.execute("BEGIN IMMEDIATE" if write else "BEGIN")
             try:
-                # IMMEDIATE: a transaction that reads first and writes later fails at once
-                # with "database is locked" if somebody else wrote in between.
-                conn.execute("BEGIN IMMEDIATE" if write else "BEGIN")
                 conn.moment = self.clock()
                 conn.now = timestamp(conn.moment)
                 yield conn
                 conn.execute("COMMIT")
-            except BaseException as error:
-                with suppress(sqlite3.Error):
+            finally:
+                if conn.in_transaction:
                     conn.rollback()
-                # After an error of the disk, only a new connection sees that it is gone.
-                self._give_back(conn, broken=isinstance(error, sqlite3.Error))
-                raise
-            self._give_back(conn)
 
     def backup(self, target: str, progress: Callable[[int, int], None]) -> None:
         """Write a consistent copy to `target`, replacing it only when the copy is whole.
@@ -189,41 +188,41 @@ class Database:
             raise
 
     def close(self) -> None:
+        """Close the connections: now those that are idle, the others after their use."""
         with self._pool:
             self._closed = True
             self._close_idle()
 
-    def _set_up(self) -> None:
-        with closing(self._connect()) as conn:
-            (version,) = conn.execute("PRAGMA user_version").fetchone()
-            (application,) = conn.execute("PRAGMA application_id").fetchone()
-            (filled,) = conn.execute("SELECT EXISTS (SELECT 1 FROM sqlite_schema)").fetchone()
-            if filled and application != APPLICATION_ID:
-                raise Unavailable("The file is the database of another program.")
-            if version > VERSION:
-                raise Unavailable(
-                    "The database was written by a newer tracker"
-                    f" (schema version {version}, this one knows {VERSION})."
-                )
+    def _set_up(self, conn: Connection) -> None:
+        (version,) = conn.execute("PRAGMA user_version").fetchone()
+        (application,) = conn.execute("PRAGMA application_id").fetchone()
+        (filled,) = conn.execute("SELECT EXISTS (SELECT 1 FROM sqlite_schema)").fetchone()
+        if filled and application != APPLICATION_ID:
+            raise Unavailable("The file is the database of another program.")
+        if version > VERSION:
+            raise Unavailable(
+                "The database was written by a newer version of the tracker"
+                f" (schema {version}, and this one knows {VERSION})."
+            )
+        if version == VERSION:
+            return
+        with self._turn_to_write():  # somebody else may come first, which does no harm
             if conn.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
                 raise Unavailable("The database is on a file system that cannot hold a WAL.")
-            if version < VERSION:
-                steps = [SCHEMA.read_text("utf-8")]
-                if version:
-                    steps = [UPGRADES[step] for step in range(version, VERSION)]
-                conn.executescript(f"""
-                    BEGIN IMMEDIATE;
-                    {"".join(steps)}
-                    PRAGMA application_id = {APPLICATION_ID};
-                    PRAGMA user_version = {VERSION};
-                    COMMIT;""")
+            steps = [UPGRADES[step] for step in range(version, VERSION) if version]
+            conn.executescript(f"""
+                BEGIN IMMEDIATE;
+                {"".join(steps) or SCHEMA.read_text("utf-8")}
+                PRAGMA application_id = {APPLICATION_ID};
+                PRAGMA user_version = {VERSION};
+                COMMIT;""")
 
     def _connect(self) -> Connection:
         conn: Connection = sqlite3.connect(
             self.path,
             timeout=BUSY_SECONDS,
             isolation_level=None,
-            check_same_thread=False,  # the pool hands a connection to one thread at a time
+            check_same_thread=False,  # the pool lends a connection to one thread at a time
             factory=Connection,
         )
         conn.execute("PRAGMA foreign_keys = ON")
@@ -243,59 +242,69 @@ class Database:
         finally:
             self._writing.release()
 
-    def _take(self) -> Connection:
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
         with self._pool:
-            self._pool.wait_for(lambda: not self._held)
+            self._pool.wait_for(lambda: not self._forking)
             self._in_use += 1
-            if self._idle:
-                return self._idle.pop()
+            conn = self._idle.pop() if self._idle else None
         try:
-            return self._connect()
-        except BaseException:
-            self._give_back(None)
-            raise
-
-    def _give_back(self, conn: Connection | None, broken: bool = False) -> None:
-        with self._pool:
-            self._in_use -= 1
-            if conn and not broken:
-                self._idle.append(conn)
-            elif conn:
+            conn = conn or self._connect()
+            yield conn
+        except sqlite3.Error:
+            # Only a new connection sees that what was wrong with the disk is gone.
+            if conn:
                 conn.close()
-            if self._closed:
-                self._close_idle()
-            self._pool.notify_all()
+                conn = None
+            raise
+        finally:
+            with self._pool:
+                self._in_use -= 1
+                if conn:
+                    self._idle.append(conn)
+                if self._closed:
+                    self._close_idle()
+                self._pool.notify_all()
 
     def _close_idle(self) -> None:
         while self._idle:
             self._idle.pop().close()
 
+    # SQLite forbids to carry a connection over a fork.
+
     def _before_fork(self) -> None:
-        # SQLite forbids to carry a connection over a fork: wait for the transactions that
-        # run, let none begin, and close what is open.
         with self._pool:
-            self._held = True
+            self._forking = True
             self._pool.wait_for(lambda: not self._in_use, timeout=1)
             self._close_idle()
 
     def _after_fork_in_parent(self) -> None:
         with self._pool:
-            self._held = False
+            self._forking = False
             self._pool.notify_all()
 
     def _after_fork_in_child(self) -> None:
         self._pool = threading.Condition()
-        self._in_use = 0
-        self._held = False
+        self._in_use, self._forking = 0, False
         self._writing.forget()
         self.delivering.forget()
 
 
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def _at_fork(step: Callable[[Database], None]) -> Callable[[], None]:
+    def run() -> None:
+        for database in list(_databases):
+            step(database)
+
+    return run
+
+
 os.register_at_fork(
-    before=lambda: [d._before_fork() for d in list(_databases)],
-    after_in_parent=lambda: [d._after_fork_in_parent() for d in list(_databases)],
-    after_in_child=lambda: [d._after_fork_in_child() for d in list(_databases)],
+    before=_at_fork(Database._before_fork),
+    after_in_parent=_at_fork(Database._after_fork_in_parent),
+    after_in_child=_at_fork(Database._after_fork_in_child),
 )
 
 _UNAVAILABLE = {
