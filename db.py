@@ -206,7 +206,9 @@ class Database:
             )
         if version == VERSION:
             return
-        with self._turn_to_write():  # somebody else may come first, which does no harm
+        with self._turn_to_write():
+            if conn.execute("PRAGMA user_version").fetchone() != (version,):
+                return self._set_up(conn)  # somebody else came first
             if conn.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
                 raise Unavailable("The database is on a file system that cannot hold a WAL.")
             steps = [UPGRADES[step] for step in range(version, VERSION) if version]
@@ -336,103 +338,99 @@ def _translated() -> Iterator[None]:
 # ---------------------------------------------------------------- users and projects
 
 
-def _get(conn: Connection, sql: str, id: int, what: str) -> str:
-    row = conn.execute(sql, {"id": id}).fetchone()
+def _get(conn: Connection, what: str, id: int) -> str:
+    row = conn.execute(f"SELECT document FROM {what}_documents WHERE id = ?", (id,)).fetchone()
     if row is None:
-        raise NotFound(f"There is no {what} {id}.")
+        raise NotFound(f"There is no {what.replace('full_', '')} {id}.")
     return str(row[0])
+
+
+def _list(conn: Connection, what: str, after: int, limit: int) -> list[tuple[int, str]]:
+    return conn.execute(
+        f"SELECT id, document FROM {what}_documents WHERE id > ? ORDER BY id LIMIT ?",
+        (after, limit),
+    ).fetchall()
+
+
+def _insert(conn: Connection, sql: str, values: dict[str, Any]) -> int:
+    row_id = conn.execute(sql, values).lastrowid
+    assert row_id is not None
+    return row_id
+
+
+@contextmanager
+def _unique(what: str, value: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_UNIQUE:
+            raise
+        raise Conflict(f"The {what} {value} is taken.") from error
 
 
 def list_users(conn: Connection, after: int, limit: int) -> list[tuple[int, str]]:
     """(id, document) of users by id, from the first id above `after`."""
-    return conn.execute(
-        """
-        SELECT id, document
-          FROM user_documents
-         WHERE id > :after
-         ORDER BY id
-         LIMIT :limit""",
-        {"after": after, "limit": limit},
-    ).fetchall()
+    return _list(conn, "user", after, limit)
 
 
 def get_user(conn: Connection, user_id: int) -> str:
     """The document of the user. Raises NotFound."""
-    return _get(conn, "SELECT document FROM user_documents WHERE id = :id", user_id, "user")
+    return _get(conn, "user", user_id)
 
 
 def create_user(conn: Connection, user: dict[str, Any]) -> int:
     """Save a new user and return the id. Raises Conflict if the email is taken."""
-    with _unique(f"The email address {user['email']} is taken."):
+    with _unique("email address", user["email"]):
         return _insert(conn, "INSERT INTO users (name, email) VALUES (:name, :email)", user)
 
 
 def update_user(conn: Connection, user_id: int, user: dict[str, Any]) -> None:
     """Replace name and email. Raises Conflict if the email is taken."""
-    with _unique(f"The email address {user['email']} is taken."):
+    with _unique("email address", user["email"]):
         conn.execute(
-            """
-            UPDATE users
-               SET name = :name, email = :email
-             WHERE id = :id""",
-            {**user, "id": user_id},
+            "UPDATE users SET name = :name, email = :email WHERE id = :id", user | {"id": user_id}
         )
 
 
 def delete_user(conn: Connection, user_id: int) -> Iterator[tuple[dict[str, Any], Changes]]:
-    """Unassign the user everywhere, then delete them and their waiting mail.
+    """Unassign the user from all tickets, then delete them and their waiting mail.
 
-    Yields each ticket as it is now with its changes, so that the caller can tell.
+    Yields each of the tickets with its changes, for the caller to tell; see update_ticket.
     """
-    tickets = conn.execute(
-        "SELECT ticket_id FROM assignments WHERE user_id = ?", (user_id,)
-    ).fetchall()
-    for (ticket_id,) in tickets:
+    tickets = conn.execute("SELECT ticket_id FROM assignments WHERE user_id = ?", (user_id,))
+    for (ticket_id,) in tickets.fetchall():
         before = json.loads(get_ticket(conn, ticket_id))
-        assignees = [user["id"] for user in before["assignees"] if user["id"] != user_id]
-        yield update_ticket(conn, before, {"assignees": assignees})
+        others = [user["id"] for user in before["assignees"] if user["id"] != user_id]
+        yield update_ticket(conn, before, {"assignees": others})
     conn.execute("DELETE FROM users WHERE id = ?", (user_id,))
 
 
 def list_projects(conn: Connection, after: int, limit: int) -> list[tuple[int, str]]:
     """(id, document) of projects by id, from the first id above `after`."""
-    return conn.execute(
-        """
-        SELECT id, document
-          FROM project_documents
-         WHERE id > :after
-         ORDER BY id
-         LIMIT :limit""",
-        {"after": after, "limit": limit},
-    ).fetchall()
+    return _list(conn, "project", after, limit)
 
 
 def get_project(conn: Connection, project_id: int) -> str:
-    """The document of the project with its ticket counts. Raises NotFound."""
-    return _get(
-        conn, "SELECT document FROM project_documents WHERE id = :id", project_id, "project"
-    )
+    """The document of the project, with its ticket counts. Raises NotFound."""
+    return _get(conn, "project", project_id)
 
 
 def create_project(conn: Connection, project: dict[str, Any]) -> int:
     """Save a new project and return the id. Raises Conflict if the name is taken."""
-    with _unique(f"The project name {project['name']} is taken."):
+    with _unique("project name", project["name"]):
         return _insert(
             conn,
             "INSERT INTO projects (name, name_key) VALUES (:name, :key)",
-            {**project, "key": fold(project["name"])},
+            project | {"key": fold(project["name"])},
         )
 
 
 def update_project(conn: Connection, project_id: int, project: dict[str, Any]) -> None:
     """Replace the name. Raises Conflict if it is taken."""
-    with _unique(f"The project name {project['name']} is taken."):
+    with _unique("project name", project["name"]):
         conn.execute(
-            """
-            UPDATE projects
-               SET name = :name, name_key = :key
-             WHERE id = :id""",
-            {**project, "key": fold(project["name"]), "id": project_id},
+            "UPDATE projects SET name = :name, name_key = :key WHERE id = :id",
+            project | {"key": fold(project["name"]), "id": project_id},
         )
 
 
@@ -442,28 +440,8 @@ def delete_project(conn: Connection, project_id: int) -> None:
         conn.execute("DELETE FROM projects WHERE id = ?", (project_id,))
     except sqlite3.IntegrityError as error:
         counts = json.loads(get_project(conn, project_id))["tickets"]
-        raise Conflict(
-            "The project still has tickets: "
-            + ", ".join(f"{count} {status}" for status, count in counts.items())
-            + ".",
-            tickets=counts,
-        ) from error
-
-
-@contextmanager
-def _unique(sentence: str) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.IntegrityError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_UNIQUE:
-            raise
-        raise Conflict(sentence) from error
-
-
-def _insert(conn: Connection, sql: str, values: dict[str, Any]) -> int:
-    row_id = conn.execute(sql, values).lastrowid
-    assert row_id is not None
-    return row_id
+        told = ", ".join(f"{count} {status}" for status, count in counts.items())
+        raise Conflict(f"The project still has tickets: {told}.", tickets=counts) from error
 
 
 # ---------------------------------------------------------------- tickets
@@ -541,22 +519,17 @@ def list_tickets(
 
 
 def get_ticket(conn: Connection, ticket_id: int) -> str:
-    """The document of the ticket with its assignees. Raises NotFound."""
-    return _get(conn, "SELECT document FROM ticket_documents WHERE id = :id", ticket_id, "ticket")
+    """The document of the ticket, with its assignees. Raises NotFound."""
+    return _get(conn, "ticket", ticket_id)
 
 
 def list_missing(conn: Connection, table: str, ids: list[int]) -> list[int]:
-    """Those of the ids that no row of `table` ("users", "projects") has."""
-    return [
-        row[0]
-        for row in conn.execute(
-            f"""
-            SELECT value
-              FROM json_each(?)
-             WHERE value NOT IN (SELECT id FROM {table})""",
-            (json.dumps(ids),),
-        )
-    ]
+    """Those of the ids that `table`, "users" or "projects", does not have."""
+    rows = conn.execute(
+        f"SELECT value FROM json_each(?) WHERE value NOT IN (SELECT id FROM {table})",
+        (json.dumps(ids),),
+    )
+    return [id for (id,) in rows]
 
 
 def create_ticket(conn: Connection, ticket: dict[str, Any]) -> int:
@@ -653,31 +626,21 @@ def list_emails(
     conn: Connection, state: str | None, ticket_id: int | None, after: int | None, limit: int
 ) -> list[tuple[int, str]]:
     """(id, document) of the mail that meets both filters, newest first, from below `after`."""
-    clauses = {
-        "state = :state": state,
-        "ticket_id = :ticket": ticket_id,
-        "id < :after": after,
-        "TRUE": True,
-    }
+    clauses = {"TRUE": True, "state = ?1": state, "ticket_id = ?2": ticket_id, "id < ?3": after}
     return conn.execute(
         f"""
         SELECT id, document
           FROM email_documents
          WHERE {" AND ".join(clause for clause, wanted in clauses.items() if wanted)}
          ORDER BY id DESC
-         LIMIT :limit""",
-        {"state": state, "ticket": ticket_id, "after": after, "limit": limit},
+         LIMIT ?4""",
+        (state, ticket_id, after, limit),
     ).fetchall()
 
 
 def get_email(conn: Connection, email_id: int) -> str:
-    """The document of the mail with its body. Raises NotFound."""
-    return _get(
-        conn,
-        "SELECT json_insert(document, '$.body', body) FROM email_documents WHERE id = :id",
-        email_id,
-        "email",
-    )
+    """The document of the mail, with its body. Raises NotFound."""
+    return _get(conn, "full_email", email_id)
 
 
 def queue_emails(conn: Connection, emails: Iterable[dict[str, Any]]) -> list[int]:
@@ -693,26 +656,27 @@ def queue_emails(conn: Connection, emails: Iterable[dict[str, Any]]) -> list[int
                                 created_at, queued_at, next_attempt_at)
             VALUES (:ticket_id, :user_id, :address, :subject, :body, :message_id,
                     :now, :now, :now)""",
-            {**email, "now": conn.now},
+            email | {"now": conn.now},
         )
         for email in emails
     ]
 
 
 def retry_email(conn: Connection, email_id: int) -> None:
-    """Queue the mail again, due now, and let the mail server be asked now.
+    """Queue the mail anew, due now, and have the mail server asked now.
 
-    Raises NotFound, and Conflict if it is sent already or has nobody to go to.
+    Raises NotFound, and Conflict if it is sent already or its recipient was deleted.
     """
     email = json.loads(get_email(conn, email_id))
     if email["state"] == "sent":
         raise Conflict(f"Email {email_id} is already sent.")
-    if email["user_id"] is not None and list_missing(conn, "users", [email["user_id"]]):
+    if email["user_id"] and list_missing(conn, "users", [email["user_id"]]):
         raise Conflict(f"The recipient of email {email_id} was deleted.")
     conn.execute(
         """
         UPDATE emails
-           SET state = 'queued', attempts = 0, error = NULL, queued_at = :now, next_attempt_at = :now
+           SET state = 'queued', attempts = 0, error = NULL,
+               queued_at = :now, next_attempt_at = :now
          WHERE id = :id""",
         {"id": email_id, "now": conn.now},
     )
@@ -721,38 +685,44 @@ def retry_email(conn: Connection, email_id: int) -> None:
 
 def list_due(conn: Connection, limit: int) -> list[dict[str, Any]]:
     """The mail whose time has come, the longest due first: id, attempts, queued_at."""
-    rows = conn.execute(
-        """
-        SELECT id, attempts, queued_at
-          FROM emails
-         WHERE state = 'queued' AND next_attempt_at <= :now
-         ORDER BY next_attempt_at, id
-         LIMIT :limit""",
-        {"now": conn.now, "limit": limit},
+    return _dicts(
+        conn.execute(
+            """
+            SELECT id, attempts, queued_at
+              FROM emails
+             WHERE state = 'queued' AND next_attempt_at <= ?
+             ORDER BY next_attempt_at, id
+             LIMIT ?""",
+            (conn.now, limit),
+        )
     )
-    return [dict(zip(("id", "attempts", "queued_at"), row, strict=True)) for row in rows]
 
 
 def get_outgoing(conn: Connection, email_id: int) -> dict[str, Any] | None:
-    """What goes over the wire, with the address as it is now; None if it need not go (any more)."""
-    cursor = conn.execute(
-        """
-        SELECT emails.id, subject, body, message_id, attempts, queued_at,
-               ticket_id, tickets.created_at AS ticket_created_at,
-               CASE WHEN user_id IS NULL THEN address ELSE users.email END AS address
-          FROM emails
-          LEFT JOIN users ON users.id = emails.user_id
-          LEFT JOIN tickets ON tickets.id = emails.ticket_id
-         WHERE emails.id = ? AND state = 'queued'""",
-        (email_id,),
+    """What is to be sent, with the address as it is now; None if nothing is (any more)."""
+    found = _dicts(
+        conn.execute(
+            """
+            SELECT emails.id, attempts, queued_at, subject, body, message_id,
+                   ticket_id, tickets.created_at AS ticket_created_at,
+                   CASE WHEN user_id IS NULL THEN address ELSE users.email END AS address
+              FROM emails
+              LEFT JOIN users ON users.id = emails.user_id
+              LEFT JOIN tickets ON tickets.id = emails.ticket_id
+             WHERE emails.id = ? AND state = 'queued'""",
+            (email_id,),
+        )
     )
-    row = cursor.fetchone()
-    if row is None:
-        return None
-    return dict(zip((column[0] for column in cursor.description), row, strict=True))
+    return found[0] if found else None
+
+
+def _dicts(rows: sqlite3.Cursor) -> list[dict[str, Any]]:
+    names = [column[0] for column in rows.description]
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def record_sent(conn: Connection, email_id: int, address: str) -> None:
+    """The server took the mail for this address."""
     conn.execute(
         """
         UPDATE emails
@@ -763,23 +733,21 @@ def record_sent(conn: Connection, email_id: int, address: str) -> None:
     )
 
 
-def record_failure(
-    conn: Connection, email_id: int, error: str, next_attempt_at: str | None
-) -> None:
-    """One more attempt that failed; without a next one, the mail is failed for good."""
+def record_failure(conn: Connection, email_id: int, error: str, again: str | None) -> None:
+    """An attempt failed; the next one is at `again`, or the mail is failed for good."""
     conn.execute(
         """
         UPDATE emails
-           SET state = CASE WHEN :next IS NULL THEN 'failed' ELSE 'queued' END,
-               attempts = attempts + 1, error = :error, next_attempt_at = :next,
+           SET state = iif(:again IS NULL, 'failed', 'queued'),
+               attempts = attempts + 1, error = :error, next_attempt_at = :again,
                address = coalesce((SELECT email FROM users WHERE id = user_id), address)
          WHERE id = :id AND state = 'queued'""",
-        {"id": email_id, "error": error, "next": next_attempt_at},
+        {"id": email_id, "error": error, "again": again},
     )
 
 
 def get_mail_server(conn: Connection) -> tuple[str, str | None, str | None]:
-    """(state, error, ask_again_at) of the mail server, as the deliverer last saw it."""
+    """(state, error, ask_again_at): what the deliverer last learned of the mail server."""
     row: tuple[str, str | None, str | None] = conn.execute(
         "SELECT state, error, ask_again_at FROM mail_server"
     ).fetchone()
@@ -789,20 +757,13 @@ def get_mail_server(conn: Connection) -> tuple[str, str | None, str | None]:
 def set_mail_server(
     conn: Connection, state: str, error: str | None = None, ask_again_at: str | None = None
 ) -> None:
+    """See the table in schema.sql; ("ok", None, None) has the server asked at once."""
     conn.execute(
         "UPDATE mail_server SET state = ?, error = ?, ask_again_at = ?",
         (state, error, ask_again_at),
     )
 
 
-def get_mail_summary(conn: Connection) -> str:
-    """The document that /health shows: how much mail waits, failed, since when, and why."""
-    row = conn.execute("""
-        SELECT json_object(
-                   'queued', (SELECT count(*) FROM emails WHERE state = 'queued'),
-                   'failed', (SELECT count(*) FROM emails WHERE state = 'failed'),
-                   'oldest_queued_at', (SELECT created_at FROM emails
-                                         WHERE state = 'queued' ORDER BY id LIMIT 1),
-                   'error', error)
-          FROM mail_server""").fetchone()
-    return str(row[0])
+def get_health(conn: Connection) -> str:
+    """The document of /health: how much mail waits, since when, how much failed, and why."""
+    return str(conn.execute("SELECT document FROM health_document").fetchone()[0])

@@ -215,12 +215,12 @@ SELECT id, ticket_id,
   FROM history;
 
 CREATE VIEW IF NOT EXISTS email_documents AS
-SELECT emails.id, ticket_id, state, body,
+SELECT emails.id, ticket_id, state,
        json_object(
            'id', emails.id,
            'ticket_id', ticket_id,
            'user_id', user_id,
-           'to', CASE state WHEN 'sent' THEN address ELSE coalesce(users.email, address) END,
+           'to', iif(state = 'sent', address, coalesce(users.email, address)),
            'subject', subject,
            'state', state,
            'attempts', attempts,
@@ -231,3 +231,18 @@ SELECT emails.id, ticket_id, state, body,
        ) AS document
   FROM emails
   LEFT JOIN users ON users.id = emails.user_id;
+
+CREATE VIEW IF NOT EXISTS full_email_documents AS
+SELECT id, json_insert(document, '$.body', body) AS document
+  FROM email_documents
+  JOIN emails USING (id);
+
+CREATE VIEW IF NOT EXISTS health_document AS
+SELECT json_object('status', 'ok', 'mail', json_object(
+           'queued', (SELECT count(*) FROM emails WHERE state = 'queued'),
+           'failed', (SELECT count(*) FROM emails WHERE state = 'failed'),
+           'oldest_queued_at', (
+               SELECT created_at FROM emails WHERE state = 'queued' ORDER BY id LIMIT 1),
+           'error', error
+       )) AS document
+  FROM mail_server;

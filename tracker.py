@@ -735,7 +735,7 @@ def retry_email(call: Call, email_id: int) -> Any:
 
 @route("GET", "/health")
 def health(call: Call) -> Any:
-    return call.answer(f'{{"status": "ok", "mail": {db.get_mail_summary(call.conn)}}}')
+    return call.answer(db.get_health(call.conn))
 
 
 @route("GET", "/openapi.json")
