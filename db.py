@@ -690,7 +690,7 @@ def list_due(conn: Connection, limit: int) -> list[dict[str, Any]]:
             """
             SELECT id, attempts, queued_at
               FROM emails
-             WHERE state = 'queued' AND next_attempt_at <= ?
+             WHERE next_attempt_at <= ?  -- only what is queued has one
              ORDER BY next_attempt_at, id
              LIMIT ?""",
             (conn.now, limit),

@@ -123,7 +123,9 @@ def compose(email: dict[str, Any], sender: str, now: datetime) -> bytes:
     # What only looks like an encoded word is encoded too, or it would be decoded on arrival.
     subject = email["subject"]
     plain = subject.isascii() and "=?" not in subject
-    message["Subject"] = Header(subject, "us-ascii" if plain else "utf-8", header_name="Subject")
+    message["Subject"] = Header(  # type: ignore[assignment]
+        subject, "us-ascii" if plain else "utf-8", header_name="Subject"
+    )
     message["Date"] = format_datetime(now)
     message["Message-ID"] = email["message_id"]
     if email["ticket_id"] is not None:
@@ -196,7 +198,7 @@ class Smtp:
         smtp = (
             smtplib.SMTP_SSL(context=context, **greeting) if self.tls else smtplib.SMTP(**greeting)
         )
-        smtp._host = self.host  # what TLS verifies; only the connecting constructor sets it
+        smtp._host = self.host  # type: ignore[attr-defined]  # what TLS verifies; only the connecting constructor sets it
         self._smtp = smtp
         with self._within_time(Unreachable):
             code, answer = smtp.connect(self.host, self.port)
@@ -242,7 +244,7 @@ class Smtp:
                 try:
                     code, answer = smtp.data(message)
                 except smtplib.SMTPDataError as error:
-                    code, answer = error.smtp_code, error.smtp_error
+                    code, answer = error.smtp_code, error.smtp_error  # type: ignore[assignment]
             if code // 100 == 2:
                 return
             reply = smtplib.SMTPResponseException(code, answer)
@@ -309,11 +311,8 @@ class Console:
 
     def send(self, email: dict[str, Any], now: datetime) -> None:
         try:
-            print(
-                f"--- mail to {email['address']}\nSubject: {email['subject']}\n\n{email['body']}---",
-                file=self.output,
-                flush=True,
-            )
+            head = f"--- mail to {email['address']}\nSubject: {email['subject']}\n\n"
+            print(f"{head}{email['body']}---", file=self.output, flush=True)
         except (OSError, ValueError) as error:  # a closed terminal
             raise Disconnected(str(error)) from error
 
@@ -505,8 +504,9 @@ class Mailer:
 
 
 def backoff(attempts: int) -> timedelta:
-    """How long to wait after that many failures before: 30 s, 60 s, ... an hour, and some jitter."""
-    return min(FIRST_RETRY * 2 ** min(attempts, 7), LONGEST_RETRY) * random.uniform(1.0, 1.1)
+    """How long to wait after that many failures and one more: 30 s, 60 s ... an hour, and jitter."""
+    steps: int = 2 ** min(attempts, 7)
+    return min(FIRST_RETRY * steps, LONGEST_RETRY) * random.uniform(1.0, 1.1)
 
 
 def send_test_mail(mailer: Mailer, address: str, patience: float) -> tuple[bool, str]:

@@ -149,7 +149,7 @@ CREATE TABLE IF NOT EXISTS emails (
     CHECK (state <> 'failed' OR error IS NOT NULL)
 ) STRICT;
 
-CREATE INDEX IF NOT EXISTS emails_due       ON emails (next_attempt_at, id) WHERE state = 'queued';
+CREATE INDEX IF NOT EXISTS emails_due       ON emails (next_attempt_at) WHERE next_attempt_at IS NOT NULL;
 CREATE INDEX IF NOT EXISTS emails_waiting   ON emails (user_id) WHERE state = 'queued';
 CREATE INDEX IF NOT EXISTS emails_by_state  ON emails (state);
 CREATE INDEX IF NOT EXISTS emails_by_ticket ON emails (ticket_id);

@@ -56,7 +56,7 @@ STATUSES = ("open", "in progress", "closed")
 
 
 class Problem(Exception):
-    """An answer of 400 or above. `errors` name bad fields or parameters, `facts` are members beside."""
+    """An answer of 400 or above: bad fields or parameters in `errors`, other members in `facts`."""
 
     def __init__(
         self,
@@ -229,9 +229,9 @@ class Call:
         """A single resource with its ETag, or 304 to those who have it already."""
         etag = etag_of(document)
         known = self.environ.get("HTTP_IF_NONE_MATCH", "").strip()
-        if known and self.environ["REQUEST_METHOD"] in ("GET", "HEAD"):
-            if known == "*" or etag in (tag for _, tag in ETAGS.findall(known)):
-                return bottle.HTTPResponse(status=304, ETag=etag)
+        reading = self.environ["REQUEST_METHOD"] in ("GET", "HEAD")
+        if reading and (known == "*" or etag in (tag for _, tag in ETAGS.findall(known))):
+            return bottle.HTTPResponse(status=304, ETag=etag)
         bottle.response.status = status
         bottle.response.set_header("ETag", etag)
         bottle.response.content_type = "application/json"
@@ -318,10 +318,12 @@ def description(value: Any, fault: Callable[..., None]) -> Any:
 
 
 def email(value: Any, fault: Callable[..., None]) -> Any:
-    value = value.strip() if isinstance(value, str) else fault("must be a string")
-    if value and not value.isascii():
+    if not isinstance(value, str):
+        return fault("must be a string")
+    value = value.strip()
+    if not value.isascii():
         fault("must be ASCII; an address in another script cannot be reached by every server")
-    elif value is not None and not EMAIL.fullmatch(value):
+    elif not EMAIL.fullmatch(value):
         fault("is not a valid email address")
     return value
 
@@ -781,9 +783,10 @@ class Parser(HTTPRequestParser):
 
     def received(self, data: bytes) -> int:
         consumed: int = super().received(data)
-        size = max(self.content_length, len(self.body_rcv) if self.body_rcv is not None else 0)
-        if size > MAX_BODY and self.error is None:
-            self.error, self.completed = RequestEntityTooLarge(""), True
+        body = self.body_rcv
+        if max(self.content_length, 0 if body is None else len(body)) > MAX_BODY:
+            self.error: Any = RequestEntityTooLarge(f"The body is larger than {MAX_BODY:,} bytes.")
+            self.completed = True
         return consumed
 
 
@@ -792,9 +795,7 @@ class ProblemTask(ErrorTask):
 
     def execute(self) -> None:
         error = self.request.error
-        problem = Problem(
-            error.code, str(error.body) or f"The body is larger than {MAX_BODY:,} bytes."
-        )
+        problem = Problem(error.code, error.body)
         self.status = f"{problem.status} {problem.title}"
         self.response_headers.extend(problem.headers.items())
         self.set_close_on_finish()
@@ -857,7 +858,7 @@ def serve(app: Application, host: str, port: int) -> None:
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     env = os.environ
-    options = {
+    options: dict[str, dict[str, Any]] = {
         "--db": {"default": env.get("TRACKER_DB") or "tickets.db", "help": "the database file"},
         "--host": {
             "default": env.get("TRACKER_HOST") or "127.0.0.1",
