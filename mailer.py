@@ -504,7 +504,7 @@ class Mailer:
 
 
 def backoff(attempts: int) -> timedelta:
-    """How long to wait after that many failures and one more: 30 s, 60 s ... an hour, and jitter."""
+    """How long to wait after one more failure: 30 s, 60 s ... an hour, and up to 10 % jitter."""
     steps: int = 2 ** min(attempts, 7)
     return min(FIRST_RETRY * steps, LONGEST_RETRY) * random.uniform(1.0, 1.1)
 

@@ -18,6 +18,7 @@ import math
 import os
 import re
 import signal
+import socket
 import sqlite3
 import sys
 import time
@@ -107,7 +108,8 @@ class Application:
     ) -> None:
         self.database, self.mailer = database, post
         self.allowed_hosts = {host.lower() for host in allowed_hosts}
-        self._routes = bottle.Bottle(catchall=False)
+        self._routes = bottle.Bottle()
+        self._routes.config["catchall"] = False  # exceptions come to __call__
         # Bottle's own <id:int> matches -5, 007, the digits of other scripts, and "1\n".
         self._routes.router.add_filter("id", lambda _: (r"[1-9][0-9]{0,17}", int, str))
         self._routes.default_error_handler = _refuse
@@ -801,11 +803,36 @@ class ProblemTask(ErrorTask):
         self.set_close_on_finish()
         self.content_length = len(problem.body)
         self.write(problem.body)
+        self.channel.refused = 16 * MAX_BODY
 
 
 class Channel(HTTPChannel):
+    """A connection that hangs up gently.
+
+    To close it while the client is still sending would reset it, and the client would
+    never read why. So what comes after a refusal is dropped for a while, then it is closed.
+    """
+
     parser_class = Parser
     error_task_class = ProblemTask
+    refused = 0  # bytes that may still come
+    lingering = False
+
+    def handle_close(self) -> None:
+        if not self.refused or self.lingering:
+            super().handle_close()
+        else:
+            self.lingering, self.will_close = True, False
+            with suppress(OSError):
+                self.socket.shutdown(socket.SHUT_WR)
+
+    def handle_read(self) -> None:
+        if not self.lingering:
+            super().handle_read()
+        elif self.refused > 0:
+            self.refused -= len(self.recv(MAX_BODY))
+        else:
+            super().handle_close()
 
 
 def serve(app: Application, host: str, port: int) -> None:
