@@ -1,0 +1,963 @@
+"""Mail: its wording, its recipients, and its way through a real SMTP server that may fail.
+
+Max (1), Dave (2) and Yaris (3) work on Website (1). Time passes only where a test says so.
+"""
+
+import re
+import socket
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from email import message_from_bytes
+from email.policy import default
+
+import pytest
+from aiosmtpd.smtp import AuthResult
+from conftest import ROOT, Api, MailServer, eventually
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mailer
+
+CAST = ("Max", "Dave", "Yaris")
+MAX, DAVE, YARIS = (f"{name.lower()}@example.com" for name in CAST)
+SENDER = "tracker@example.com"
+pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
+NOTHING_WAITS = {"queued": 0, "failed": 0, "oldest_queued_at": None, "error": None}
+
+
+@pytest.fixture
+def make_api(make_app):
+    """Makes clients of apps on the one database: make_api(URL of the mail server)."""
+
+    def make(smtp, timeout=10):
+        app = make_app(smtp=smtp, sender=SENDER)
+        if smtp:
+            app.mailer.server.timeout = timeout
+        api = Api(app)
+        if not api.get("/users").json:
+            for name in CAST:
+                api.user(name)
+            api.project("Website")
+        return api
+
+    return make
+
+
+@pytest.fixture
+def api(make_api, mail_server):
+    return make_api(mail_server.url)
+
+
+@pytest.fixture
+def make_mail_server():
+    servers = []
+
+    def make(kind=MailServer, **settings):
+        servers.append(kind(**settings))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def nobody():
+    """The URL of a port where nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"smtp://127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.fixture
+def listen():
+    """Starts servers that misbehave: listen(talk) calls talk(lines, say) at each connection."""
+    servers = []
+
+    def start(talk, host="127.0.0.1"):
+        class Connection(socketserver.StreamRequestHandler):
+            def handle(self):
+                server.calls += 1
+                with suppress(OSError):
+                    talk(self.rfile, self.wfile.write)
+
+        server = socketserver.ThreadingTCPServer((host, 0), Connection)
+        server.daemon_threads = True
+        server.calls = 0
+        server.authority = f"{host}:{server.server_address[1]}"
+        server.url = f"smtp://{server.authority}"
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def hang_up(lines, say):
+    pass
+
+
+def stay_silent(lines, say):
+    lines.read()
+
+
+def drip(lines, say):
+    while True:
+        say(b"2")
+        time.sleep(0.05)
+
+
+def fall_silent_at(command):
+    def talk(lines, say):
+        say(b"220 hello\r\n")
+        for line in lines:
+            if not line.upper().startswith(command):
+                say(b"250 OK\r\n")
+
+    return talk
+
+
+def answer_to_login(*replies, heard):
+    """Offers to log in without TLS, says these replies to it, then hangs up."""
+
+    def talk(lines, say):
+        say(b"220 hello\r\n")
+        left = list(replies)
+        for line in lines:
+            heard.append(line)
+            if line.upper().startswith(b"EHLO"):
+                say(b"250-hello\r\n250 AUTH PLAIN LOGIN\r\n")
+            elif line.upper().startswith(b"AUTH") and left:
+                say(left.pop(0))
+            if not left:
+                return
+
+    return talk
+
+
+def settled(api):
+    """Wait until no mail is queued; all of it, newest first."""
+    eventually(lambda: not api.emails(state="queued"))
+    return api.emails()
+
+
+def attempted(api, times=1):
+    """Wait until all mail that is queued was tried that often; all of it, oldest first."""
+
+    def tried():
+        emails = api.emails(state="queued")
+        return emails and all(email["attempts"] == times for email in emails) and emails
+
+    return eventually(tried)[::-1]
+
+
+def wait(api, clock, **how_long):
+    clock.advance(**how_long)
+    api.app.mailer.wake()
+
+
+def health(api):
+    return api.get("/health").json["mail"]
+
+
+def paused(api):
+    """Wait until the queue is paused; why, as /health tells."""
+    return eventually(lambda: health(api)["error"])
+
+
+def text(message):
+    return message.get_content().replace("\r\n", "\n")
+
+
+def seconds_to_next_attempt(email, clock):
+    return (datetime.fromisoformat(email["next_attempt_at"]) - clock()).total_seconds()
+
+
+# ---------------------------------------------------------------- wording
+
+
+def test_the_mail_about_a_change_is_the_layout_of_the_contract(api, mail_server):
+    api.ticket(assignees=[1, 2])
+    settled(api)
+    mail_server.messages.clear()
+    api.change(1, status="in progress", assignees=[1, 2, 3])
+    settled(api)
+    assert [message["Subject"] for _, message in mail_server.messages] == [
+        "[Ticket #1] Fix the database"
+    ] * 3
+    assert {text(message) for _, message in mail_server.messages} == {
+        """\
+Ticket #1 updated:
+Title: "Fix the database"
+Status: "In progress"
+
+Current assignees: Max, Dave, Yaris.
+
+What changed:
+  Status: "Open" -> "In progress"
+  Assignees: added Yaris
+"""
+    }
+
+
+@pytest.mark.parametrize(
+    ("description", "end"),
+    [(None, ""), ("Since Monday.\n\nUrgent.", "\nDescription:\nSince Monday.\n\nUrgent.\n")],
+)
+def test_the_mail_about_a_new_ticket_says_created(api, mail_server, description, end):
+    api.ticket(assignees=[1], description=description)
+    settled(api)
+    (message,) = mail_server.to(MAX)
+    body = """\
+Ticket #1 created:
+Title: "Fix the database"
+Status: "Open"
+
+Current assignees: Max.
+"""
+    assert text(message) == body + end
+
+
+@pytest.mark.parametrize(
+    ("fields", "title", "status", "assignees", "lines"),
+    [
+        ({"title": "Fix it"}, "Fix it", "Open", "Max", ['Title: "Old" -> "Fix it"']),
+        ({"status": "closed"}, "Old", "Closed", "Max", ['Status: "Open" -> "Closed"']),
+        ({"description": "Now"}, "Old", "Open", "Max", ["Description: changed"]),
+        ({"description": None}, "Old", "Open", "Max", ["Description: removed"]),
+        ({"assignees": [1, 3]}, "Old", "Open", "Max, Yaris", ["Assignees: added Yaris"]),
+        ({"assignees": []}, "Old", "Open", "none", ["Assignees: removed Max"]),
+        (
+            {"assignees": [2, 3]},
+            "Old",
+            "Open",
+            "Dave, Yaris",
+            ["Assignees: added Dave, Yaris; removed Max"],
+        ),
+        (
+            {"title": "New", "description": None, "status": "closed", "assignees": []},
+            "New",
+            "Closed",
+            "none",
+            [
+                'Title: "Old" -> "New"',
+                "Description: removed",
+                'Status: "Open" -> "Closed"',
+                "Assignees: removed Max",
+            ],
+        ),
+    ],
+)
+def test_each_kind_of_change_has_its_line(
+    api, mail_server, fields, title, status, assignees, lines
+):
+    api.ticket(assignees=[1], title="Old", description="Then")
+    api.change(1, **fields)
+    settled(api)
+    body = f"""\
+Ticket #1 updated:
+Title: "{title}"
+Status: "{status}"
+
+Current assignees: {assignees}.
+
+What changed:
+""" + "".join(f"  {line}\n" for line in lines)
+    assert text(mail_server.to(MAX)[1]) == body
+    assert api.get("/emails/2").json["body"] == body
+
+
+def test_a_description_that_was_empty_is_added(api):
+    api.ticket(assignees=[1])
+    api.change(1, description="Now")
+    body = api.get("/emails/2").json["body"]
+    assert body.endswith("\nWhat changed:\n  Description: added\n")
+
+
+def test_a_move_names_both_projects(api):
+    api.project("Office")
+    api.ticket(assignees=[1])
+    api.change(1, project_id=2)
+    body = api.get("/emails/2").json["body"]
+    assert body.endswith('\nWhat changed:\n  Project: "Website" -> "Office"\n')
+
+
+# ---------------------------------------------------------------- who gets it
+
+
+def test_assignees_and_those_removed_get_one_message_each(api, mail_server):
+    api.ticket(assignees=[1, 2])
+    settled(api)
+    mail_server.messages.clear()
+    api.change(1, assignees=[2, 3])
+    settled(api)
+    assert [recipient for recipient, _ in mail_server.messages] == [MAX, DAVE, YARIS]
+    assert [message["To"] for _, message in mail_server.messages] == [MAX, DAVE, YARIS]
+    assert len({message["Message-ID"] for _, message in mail_server.messages}) == 3
+    assert len({text(message) for _, message in mail_server.messages}) == 1
+
+
+def test_assigning_and_unassigning_one_user_mails_everybody_concerned(api, mail_server):
+    api.ticket()
+    api.put("/tickets/1/assignees/1")
+    api.put("/tickets/1/assignees/2")
+    api.delete("/tickets/1/assignees/1")
+    settled(api)
+    changes = {
+        address: [text(message).splitlines()[-1].strip() for message in mail_server.to(address)]
+        for address in (MAX, DAVE, YARIS)
+    }
+    assert changes == {
+        MAX: ["Assignees: added Max", "Assignees: added Dave", "Assignees: removed Max"],
+        DAVE: ["Assignees: added Dave", "Assignees: removed Max"],
+        YARIS: [],
+    }
+
+
+def test_a_change_that_changes_nothing_mails_nobody(api):
+    ticket = api.ticket(assignees=[1], title="Old")
+    api.change(1, title=" Old ", status="open", assignees=[1, 1])
+    api.put_json("/tickets/1", ticket, status=200)
+    api.put("/tickets/1/assignees/1", status=200)
+    api.delete("/tickets/1/assignees/2", status=404)
+    api.problem("PATCH", "/tickets/1", {"title": ""})
+    api.put_json("/users/2", {"name": "David", "email": DAVE})
+    assert [email["id"] for email in api.emails()] == [1]
+
+
+def test_deleting_a_user_mails_the_remaining_assignees(api, mail_server):
+    api.ticket(assignees=[1, 2])
+    api.ticket(assignees=[2], title="Alone")
+    api.ticket(assignees=[1], title="Not concerned")
+    settled(api)
+    mail_server.messages.clear()
+    api.delete("/users/2", status=204)
+    settled(api)
+    assert [(recipient, text(message)) for recipient, message in mail_server.messages] == [
+        (
+            MAX,
+            """\
+Ticket #1 updated:
+Title: "Fix the database"
+Status: "Open"
+
+Current assignees: Max.
+
+What changed:
+  Assignees: removed Dave
+""",
+        )
+    ]
+
+
+def test_mail_waiting_for_a_deleted_user_is_dropped(api, mail_server, clock):
+    mail_server.replies[DAVE] = "451 later"
+    api.ticket(assignees=[1, 2])
+    attempted(api)
+    api.delete("/users/2", status=204)
+    mail_server.replies.clear()
+    wait(api, clock, seconds=34)
+    settled(api)
+    assert [email["to"] for email in api.emails()] == [MAX, MAX]
+    assert mail_server.to(DAVE) == []
+
+
+def test_what_was_sent_and_what_failed_outlives_its_user(api, mail_server):
+    api.ticket(assignees=[2])
+    settled(api)
+    mail_server.replies[DAVE] = "550 unknown"
+    api.change(1, status="closed")
+    before = settled(api)
+    api.delete("/users/2", status=204)
+    assert api.emails() == before
+    assert [(email["to"], email["state"]) for email in before] == [(DAVE, "failed"), (DAVE, "sent")]
+    assert api.problem("POST", "/emails/2/retry")["status"] == 409
+
+
+# ---------------------------------------------------------------- headers and characters
+
+
+def test_the_headers_say_what_mail_programs_ask_for(api, mail_server):
+    api.ticket(assignees=[1])
+    settled(api)
+    (message,) = mail_server.to(MAX)
+    headers = ("Subject", "From", "To", "Date", "Auto-Submitted")
+    assert {name: message.get_all(name) for name in headers} == {
+        "Subject": ["[Ticket #1] Fix the database"],
+        "From": [SENDER],
+        "To": [MAX],
+        "Date": ["Sun, 22 Nov 2026 10:32:00 +0000"],
+        "Auto-Submitted": ["auto-generated"],
+    }
+    assert message.get_content_type() == "text/plain"
+    assert re.fullmatch(r"<[^<>@\s]+@example\.com>", message["Message-ID"])
+    assert not message.defects
+
+
+def test_all_mail_of_one_ticket_is_one_thread(api, mail_server):
+    api.ticket(assignees=[1, 2])
+    api.ticket(assignees=[1], title="Another")
+    api.change(1, title="New")
+    settled(api)
+    threads = {}
+    for _, message in mail_server.messages:
+        ticket = message["Subject"].partition("]")[0]
+        threads.setdefault(ticket, set()).add(message["References"])
+    assert {ticket: len(references) for ticket, references in threads.items()} == {
+        "[Ticket #1": 1,
+        "[Ticket #2": 1,
+    }
+    assert threads["[Ticket #1"] != threads["[Ticket #2"]
+
+
+class Doubtful(MailServer):
+    """Takes each mail, but the first time says that it did not."""
+
+    async def handle_DATA(self, server, session, envelope):  # noqa: N802
+        known = bool(self.messages)
+        await super().handle_DATA(server, session, envelope)
+        return "250 OK" if known else "451 not sure"
+
+
+def test_a_mail_sent_again_keeps_its_message_id(make_api, make_mail_server, clock):
+    server = make_mail_server(Doubtful)
+    api = make_api(server.url)
+    api.ticket(assignees=[1])
+    attempted(api)
+    wait(api, clock, seconds=34)
+    settled(api)
+    first, second = server.to(MAX)
+    assert first["Message-ID"] == second["Message-ID"]
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "=?utf-8?q?x?=",
+        "Ünïcödé, 日本語 and שלום עולם",
+        "👩‍👩‍👧 " * 30,
+        "two  blanks   and    more",
+        "From here",
+        ".",
+        "Bcc: yaris@example.com",
+        'say "hello" \\ <b>&amp;',
+        "x" * 200,
+        "😀" * 200,
+        "word " * 40,
+    ],
+)
+def test_any_title_arrives_as_it_is(api, mail_server, title):
+    title = title.strip()
+    api.ticket(assignees=[1], title=title)
+    settled(api)
+    (message,) = mail_server.to(MAX)
+    assert message["Subject"] == f"[Ticket #1] {title}"
+    assert text(message).splitlines()[1] == f'Title: "{title}"'
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        ".\n..\n.hidden\nFrom Max\n>From Dave\n.",
+        "x" * 10_000,
+        "日本語😀 " * 1000 + ".",
+        "=C3=BC and =?utf-8?q?x?=",
+        "trailing blanks   \n\ttab\n\n\nend",
+    ],
+)
+def test_any_description_arrives_as_it_is(api, mail_server, description):
+    api.ticket(assignees=[1], description=description)
+    settled(api)
+    (message,) = mail_server.to(MAX)
+    assert text(message).partition("\nDescription:\n")[2] == description + "\n"
+
+
+WORDS = "=?utf-8?q?x?= =? ?= From . .. ü 😀 👩‍👩‍👧 שלום".split()
+PIECES = st.sampled_from([*WORDS, "a" * 90, " ", "  "])
+LINES = st.lists(PIECES | st.text(st.characters(exclude_categories=("Cc", "Cf", "Cs", "Zl", "Zp"))))
+LINES = LINES.map(lambda pieces: "".join(pieces)[:200].strip())
+
+
+@settings(max_examples=300, deadline=None)
+@given(title=LINES, lines=st.lists(LINES))
+def test_what_is_composed_reads_back_the_same(title, lines):
+    subject, body = f"[Ticket #1] {title}".strip(), "\n".join([*lines, "end\n"])
+    email = {
+        "address": MAX,
+        "subject": subject,
+        "body": body,
+        "message_id": "<1@example.com>",
+        "ticket_id": 1,
+        "ticket_created_at": "2026-11-22T10:32:00.123Z",
+    }
+    wire = mailer.compose(email, SENDER, datetime(2026, 11, 22, tzinfo=UTC))
+    assert wire.isascii()
+    assert max(map(len, wire.split(b"\r\n"))) <= 998
+    assert b"\n" not in wire.replace(b"\r\n", b"")
+    message = message_from_bytes(wire, policy=default)
+    assert (message["Subject"], text(message)) == (subject, body)
+
+
+# ---------------------------------------------------------------- mail that fails
+
+
+@pytest.mark.parametrize(
+    ("place", "reply", "state"),
+    [
+        (MAX, "451 4.3.0 later", "queued"),
+        (MAX, "421 4.3.2 closing", "queued"),
+        (MAX, "550 5.1.1 unknown", "failed"),
+        ("DATA", "452 4.3.1 full", "queued"),
+        ("DATA", "554 5.7.1 spam", "failed"),
+        ("MAIL", "451 4.3.0 later", "queued"),
+    ],
+)
+def test_a_refusal_is_recorded(api, mail_server, clock, place, reply, state):
+    mail_server.replies[place] = reply
+    api.ticket(assignees=[1])
+    (email,) = eventually(lambda: [mail for mail in api.emails() if mail["attempts"]])
+    again = email.pop("next_attempt_at")
+    assert email == {
+        "id": 1,
+        "ticket_id": 1,
+        "user_id": 1,
+        "to": MAX,
+        "subject": "[Ticket #1] Fix the database",
+        "state": state,
+        "attempts": 1,
+        "error": reply,
+        "created_at": "2026-11-22T10:32:00.123Z",
+        "sent_at": None,
+    }
+    if state == "queued":
+        assert 30 <= seconds_to_next_attempt({"next_attempt_at": again}, clock) <= 33
+        mail_server.replies.clear()
+        wait(api, clock, seconds=34)
+        settled(api)
+        assert len(mail_server.to(MAX)) == 1
+    else:
+        assert again is None
+        assert api.emails(state="failed") == api.emails()
+
+
+def test_a_mail_that_came_through_shows_when(api, mail_server, clock):
+    mail_server.replies[MAX] = "451 later"
+    api.ticket(assignees=[1])
+    attempted(api)
+    mail_server.replies.clear()
+    wait(api, clock, seconds=34)
+    assert settled(api) == [
+        {
+            "id": 1,
+            "ticket_id": 1,
+            "user_id": 1,
+            "to": MAX,
+            "subject": "[Ticket #1] Fix the database",
+            "state": "sent",
+            "attempts": 2,
+            "error": None,
+            "created_at": "2026-11-22T10:32:00.123Z",
+            "next_attempt_at": None,
+            "sent_at": "2026-11-22T10:32:34.123Z",
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    "talk",
+    [hang_up, stay_silent, drip, fall_silent_at(b"EHLO"), fall_silent_at(b"RCPT")],
+    ids=["hangs up", "is silent", "drips", "falls silent at EHLO", "falls silent at RCPT"],
+)
+def test_mail_outlasts_a_server_that(talk, make_api, listen, mail_server, clock):
+    api = make_api(listen(talk).url, timeout=0.5)
+    api.ticket(assignees=[1])
+    (email,) = attempted(api)
+    assert email["error"]
+    assert 30 <= seconds_to_next_attempt(email, clock) <= 33
+    api.app.close()
+    api = make_api(mail_server.url)
+    wait(api, clock, seconds=34)
+    settled(api)
+    assert len(mail_server.to(MAX)) == 1
+
+
+def test_the_waits_double_up_to_an_hour(make_api, nobody, clock):
+    api = make_api(nobody)
+    api.ticket(assignees=[1])
+    for times, seconds in enumerate([30, 60, 120, 240, 480, 960, 1920, 3600, 3600], start=1):
+        (email,) = attempted(api, times)
+        assert email["error"]
+        assert seconds <= seconds_to_next_attempt(email, clock) <= 1.1 * seconds
+        wait(api, clock, seconds=1.1 * seconds + 1)
+
+
+def test_a_mail_is_not_tried_before_its_time(api, mail_server, clock):
+    mail_server.replies[MAX] = "451 later"
+    api.ticket(assignees=[1])
+    attempted(api)
+    wait(api, clock, seconds=29)
+    api.ticket(assignees=[2])
+    eventually(lambda: mail_server.to(DAVE))
+    eventually(lambda: len(api.emails(state="sent")) == 1)
+    assert [email["attempts"] for email in api.emails(state="queued")] == [1]
+
+
+def test_after_five_days_a_mail_is_failed(make_api, nobody, clock):
+    api = make_api(nobody)
+    api.ticket(assignees=[1])
+    attempted(api)
+    wait(api, clock, days=4, hours=23)
+    attempted(api, 2)
+    wait(api, clock, hours=2)
+    settled(api)
+    (email,) = api.emails(state="failed")
+    assert (email["attempts"], email["next_attempt_at"]) == (3, None)
+    assert email["error"]
+    assert health(api)["failed"] == 1
+
+
+@pytest.mark.parametrize("reply", ["550 unknown", "451 later", "421 closing"])
+def test_one_bad_mail_does_not_block_those_behind_it(api, mail_server, reply):
+    mail_server.replies[MAX] = reply
+    api.ticket(assignees=[1, 2, 3])
+    eventually(lambda: len(api.emails(state="sent")) == 2)
+    assert [recipient for recipient, _ in mail_server.messages] == [DAVE, YARIS]
+
+
+def test_a_failed_mail_is_sent_again_by_hand(api, mail_server):
+    mail_server.replies[MAX] = "550 unknown"
+    api.ticket(assignees=[1])
+    settled(api)
+    mail_server.replies.clear()
+    queued = api.post("/emails/1/retry", status=202).json
+    assert (queued["id"], queued["state"], queued["error"]) == (1, "queued", None)
+    settled(api)
+    assert len(mail_server.to(MAX)) == 1
+    assert api.problem("POST", "/emails/1/retry")["status"] == 409
+    assert api.problem("POST", "/emails/2/retry")["status"] == 404
+
+
+def test_a_mail_sent_again_by_hand_has_five_days_more(api, mail_server, clock):
+    mail_server.replies[MAX] = "550 unknown"
+    api.ticket(assignees=[1])
+    settled(api)
+    clock.advance(days=30)
+    mail_server.replies[MAX] = "451 later"
+    api.post("/emails/1/retry", status=202)
+    (email,) = attempted(api)
+    assert 30 <= seconds_to_next_attempt(email, clock) <= 33
+
+
+def test_a_waiting_mail_can_be_sent_at_once(make_api, mail_server, nobody):
+    api = make_api(nobody)
+    api.ticket(assignees=[1])
+    attempted(api)
+    api.app.close()
+    api = make_api(mail_server.url)
+    api.post("/emails/1/retry", status=202)
+    settled(api)
+    assert len(mail_server.to(MAX)) == 1
+
+
+@pytest.mark.parametrize("reply", ["451 later", "550 unknown"])
+def test_a_corrected_address_counts_for_mail_not_yet_sent(api, mail_server, clock, reply):
+    mail_server.replies[MAX] = reply
+    api.ticket(assignees=[1])
+    eventually(lambda: api.emails()[0]["attempts"])
+    api.put_json("/users/1", {"name": "Max", "email": "max@corrected.example.com"})
+    assert api.emails()[0]["to"] == "max@corrected.example.com"
+    wait(api, clock, seconds=34)
+    if reply.startswith("5"):
+        api.post("/emails/1/retry", status=202)
+    (email,) = settled(api)
+    assert email["to"] == "max@corrected.example.com"
+    (message,) = mail_server.to("max@corrected.example.com")
+    assert message["To"] == "max@corrected.example.com"
+
+
+# ---------------------------------------------------------------- what concerns every mail
+
+
+def test_a_rejected_sender_pauses_the_queue(api, mail_server, clock):
+    mail_server.replies["MAIL"] = "550 5.7.1 who are you"
+    api.ticket(assignees=[1, 2])
+    paused(api)
+    api.ticket(assignees=[3])
+    assert health(api) == {
+        "queued": 3,
+        "failed": 0,
+        "oldest_queued_at": "2026-11-22T10:32:00.123Z",
+        "error": "550 5.7.1 who are you",
+    }
+    assert {(email["attempts"], email["error"]) for email in api.emails()} == {(0, None)}
+    mail_server.replies.clear()
+    wait(api, clock, seconds=34)
+    settled(api)
+    assert [recipient for recipient, _ in mail_server.messages] == [MAX, DAVE, YARIS]
+    assert mail_server.sessions == 2
+    assert health(api) == NOTHING_WAITS
+
+
+def check_password(server, session, envelope, mechanism, data):
+    right = (data.login, data.password) == (b"max@example.com", b"p@ss:w/rd")
+    return AuthResult(success=right, handled=False)
+
+
+@pytest.fixture
+def login_server(make_mail_server):
+    return make_mail_server(
+        authenticator=check_password, auth_required=True, auth_require_tls=False
+    )
+
+
+def test_user_and_password_of_the_url_log_in(make_api, login_server):
+    url = login_server.url.replace("//", "//max%40example.com:p%40ss%3Aw%2Frd@")
+    api = make_api(url)
+    api.ticket(assignees=[1])
+    settled(api)
+    assert len(login_server.to(MAX)) == 1
+
+
+def test_a_wrong_password_pauses_the_queue(make_api, login_server):
+    api = make_api(login_server.url.replace("//", "//max%40example.com:secret@"))
+    api.ticket(assignees=[1, 2])
+    assert "535" in paused(api)
+    assert {(email["attempts"], email["error"]) for email in api.emails()} == {(0, None)}
+    assert "secret" not in api.get("/health").text
+    api.app.close()
+    api = make_api(login_server.url.replace("//", "//max%40example.com:p%40ss%3Aw%2Frd@"))
+    settled(api)
+    assert [recipient for recipient, _ in login_server.messages] == [MAX, DAVE]
+    assert health(api) == NOTHING_WAITS
+
+
+def test_a_server_that_hangs_up_at_a_wrong_password_pauses_the_queue(make_api, listen):
+    server = listen(answer_to_login(b"535 wrong\r\n", heard=[]))
+    api = make_api(f"smtp://max:secret@{server.authority}")
+    api.ticket(assignees=[1])
+    assert "535" in paused(api)
+    assert [email["attempts"] for email in api.emails()] == [0]
+
+
+def test_a_server_that_cannot_check_passwords_now_is_asked_again(make_api, listen, clock):
+    server = listen(answer_to_login(*[b"454 later\r\n"] * 2, heard=[]))
+    api = make_api(f"smtp://max:secret@{server.authority}")
+    api.ticket(assignees=[1])
+    (email,) = attempted(api)
+    assert 30 <= seconds_to_next_attempt(email, clock) <= 33
+
+
+def test_a_server_without_login_pauses_the_queue_of_who_has_a_password(make_api, mail_server):
+    api = make_api(mail_server.url.replace("//", "//max:secret@"))
+    api.ticket(assignees=[1])
+    assert paused(api)
+    assert [email["attempts"] for email in api.emails()] == [0]
+
+
+def own_address():
+    """An address of this machine that is not loopback, or None. Nothing is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        probe.connect(("192.0.2.1", 9))
+        address = probe.getsockname()[0]
+        return None if address.startswith(("127.", "0.")) else address
+
+
+def test_a_password_never_goes_in_clear_text_over_the_network(make_api, listen):
+    if not (address := own_address()):
+        pytest.skip("this machine has no address but loopback")
+    heard = []
+    server = listen(answer_to_login(b"235 welcome\r\n", heard=heard), host=address)
+    api = make_api(f"smtp://max:secret@{server.authority}")
+    api.ticket(assignees=[1])
+    assert "TLS" in paused(api)
+    assert [email["attempts"] for email in api.emails()] == [0]
+    eventually(lambda: heard)
+    assert not [line for line in heard if line.upper().startswith(b"AUTH")]
+
+
+# ---------------------------------------------------------------- connections, threads, processes
+
+
+def test_a_server_that_is_down_is_asked_once_for_all_mail(make_api, listen, clock):
+    server = listen(hang_up)
+    api = make_api(server.url)
+    api.ticket(assignees=[1, 2, 3])
+    attempted(api)
+    assert server.calls == 1
+    api.ticket(assignees=[1, 2, 3])
+    attempted(api)
+    assert server.calls == 1
+    wait(api, clock, seconds=34)
+    attempted(api, 2)
+    assert server.calls == 2
+    assert health(api)["error"]
+
+
+def test_several_mails_go_over_one_connection(api, mail_server):
+    api.ticket(assignees=[1, 2, 3])
+    settled(api)
+    assert (len(mail_server.messages), mail_server.sessions) == (3, 1)
+
+
+def test_no_request_waits_for_a_mail_server(make_api, listen):
+    server = listen(stay_silent)
+    api = make_api(server.url, timeout=1)
+    api.ticket(assignees=[1])
+    eventually(lambda: server.calls)
+    api.change(1, status="closed")
+    api.delete("/users/1")
+    assert api.emails() == []
+    assert server.calls == 1  # it still holds the first
+
+
+def test_mail_goes_out_when_the_next_app_is_made(make_api, listen, mail_server):
+    server = listen(stay_silent)
+    api = make_api(server.url)
+    api.ticket(assignees=[1])
+    eventually(lambda: server.calls)
+    api.app.close()  # in the middle of it, which is not the fault of the mail
+    settled(make_api(mail_server.url))
+    assert len(mail_server.to(MAX)) == 1
+
+
+def test_of_two_apps_on_one_database_one_delivers(make_api, mail_server):
+    one, other = make_api(mail_server.url), make_api(mail_server.url)
+    titles = [f"{api} {number}" for number in range(10) for api in ("one", "other")]
+    for title in titles:
+        (one if title.startswith("one") else other).ticket(assignees=[1], title=title)
+    settled(one)
+    one.app.close()
+    other.ticket(assignees=[1], title="after the end of one")
+    settled(other)
+    assert sorted(message["Subject"].partition("] ")[2] for message in mail_server.to(MAX)) == (
+        sorted([*titles, "after the end of one"])
+    )
+
+
+def test_without_a_server_mail_is_printed_and_counts_as_sent(make_api, printed):
+    api = make_api("")
+    api.ticket(assignees=[1], title="Größe")
+    (email,) = settled(api)
+    assert (email["state"], email["attempts"], email["error"]) == ("sent", 1, None)
+    assert MAX in printed.getvalue()
+    assert "[Ticket #1] Größe\n" in printed.getvalue()
+    assert api.get("/emails/1").json["body"] in printed.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("reply", "status", "said"), [("250 OK", 0, "sent"), ("550 5.1.1 unknown", 1, "550 5.1.1")]
+)
+def test_the_test_mail_tells_what_came_of_it(database, mail_server, reply, status, said):
+    if status:
+        mail_server.replies[MAX] = reply
+    options = ["--db", database, "--smtp", mail_server.url, "--sender", SENDER]
+    done = subprocess.run(
+        [sys.executable, ROOT / "tracker.py", *options, "send-test-mail", MAX],
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert done.returncode == status
+    assert said in done.stdout
+    assert [message["From"] for message in mail_server.to(MAX)] == [SENDER] * (not status)
+
+
+# ---------------------------------------------------------------- the API of the outbox
+
+
+def test_the_mail_is_listed_newest_first_and_filtered(api, mail_server):
+    mail_server.replies |= {DAVE: "451 later", YARIS: "550 unknown"}
+    api.ticket(assignees=[1, 2])
+    api.ticket(assignees=[1, 3])
+    eventually(lambda: all(email["attempts"] for email in api.emails()))
+
+    def ids(**filters):
+        return [email["id"] for email in api.emails(**filters)]
+
+    assert ids() == [4, 3, 2, 1]
+    assert ids(state="sent") == [3, 1]
+    assert ids(state="queued") == [2]
+    assert ids(state="failed") == [4]
+    assert ids(ticket_id=1) == [2, 1]
+    assert ids(ticket_id=2, state="sent") == [3]
+    assert ids(ticket_id=3) == []
+
+
+@pytest.mark.parametrize("query", ["state=lost", "state=", "ticket_id=x", "limit=201", "to=max"])
+def test_a_bad_filter_is_refused_by_name(api, query):
+    problem = api.problem("GET", f"/emails?{query}")
+    assert problem["status"] == 400
+    assert [error["parameter"] for error in problem["errors"]] == [query.partition("=")[0]]
+
+
+def test_the_links_lead_through_all_mail_once(api):
+    for _ in range(3):
+        api.ticket(assignees=[1, 2, 3])
+    path, seen = "/emails?limit=2&ticket_id=2", []
+    api.ticket(assignees=[1])
+    while path:
+        answer = api.get(path)
+        seen.append([email["id"] for email in answer.json])
+        api.change(2, status="closed" if len(seen) % 2 else "open")  # newer mail does not disturb
+        link = re.fullmatch(r'<(.*)>; rel="next"', answer.headers.get("Link", ""))
+        path = link and link[1]
+    assert seen == [[6, 5], [4]]
+
+
+def test_one_mail_is_shown_with_its_body(api):
+    api.ticket(assignees=[1])
+    (email,) = settled(api)
+    body = api.get("/emails/1").json.pop("body")
+    assert api.get("/emails/1").json == email | {"body": body}
+    assert body.startswith("Ticket #1 created:\n")
+    assert api.problem("GET", "/emails/2")["status"] == 404
+
+
+# ---------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    "smtp",
+    [
+        "mail.example.com",
+        "mail.example.com:25",
+        "http://mail.example.com",
+        "smtp://",
+        "smtp://:25",
+        "smtp://mail.example.com:port",
+        "smtp://mail.example.com:99999",
+        "smtp://mail.example.com/inbox",
+        "smtp://[::1",
+        "smtp://max:pässword@mail.example.com",
+        "smtp://max:12#34@mail.example.com",
+        "smtp://max:12?34@mail.example.com",
+    ],
+)
+def test_a_bad_smtp_url_is_refused_at_once(make_app, smtp):
+    with pytest.raises(ValueError, match=r".") as refusal:
+        make_app(smtp=smtp)
+    assert "pässword" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "sender",
+    [
+        "",
+        "tracker",
+        "Tracker <tracker@example.com>",
+        "tracker@example.com\nBcc: dave@example.com",
+        "tracker@exämple.com",
+        "tracker@example.com, dave@example.com",
+    ],
+)
+def test_a_bad_sender_is_refused_at_once(make_app, sender):
+    with pytest.raises(ValueError, match="sender"):
+        make_app(smtp="smtp://127.0.0.1", sender=sender)
