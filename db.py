@@ -253,9 +253,10 @@ class Database:
         try:
             conn = conn or self._connect()
             yield conn
-        except sqlite3.Error:
-            # Only a new connection sees that what was wrong with the disk is gone.
-            if conn:
+        except sqlite3.Error as error:
+            # Where the file itself is at fault, only a new connection sees that it is mended.
+            # For a full disk, it could be the one that cannot be opened.
+            if conn and _code(error) in _FILE_AT_FAULT:
                 conn.close()
                 conn = None
             raise
@@ -323,13 +324,25 @@ _UNAVAILABLE = {
 }
 
 
+_FILE_AT_FAULT = {
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_NOTADB,
+}
+
+
+def _code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     """Turn what only the outside can mend into Unavailable; a defect of ours stays as it is."""
     try:
         yield
     except sqlite3.Error as error:
-        reason = _UNAVAILABLE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+        reason = _UNAVAILABLE.get(_code(error))
         if reason is None:
             raise
         raise Unavailable(f"The database {reason} ({error}).") from error
@@ -615,7 +628,7 @@ def list_history(conn: Connection, ticket_id: int, after: int, limit: int) -> li
 def _assign(conn: Connection, ticket_id: int, user_ids: Iterable[int]) -> None:
     conn.executemany(
         "INSERT INTO assignments (ticket_id, user_id) VALUES (?, ?)",
-        [(ticket_id, user_id) for user_id in user_ids],
+        [(ticket_id, user_id) for user_id in set(user_ids)],
     )
 
 

@@ -424,12 +424,16 @@ def read_body(environ: dict[str, Any], media_types: tuple[str, ...]) -> dict[str
         raise Problem(415, f"The body must be labelled Content-Type: {media_types[0]}.")
     # Not bottle.request.body: it would decode chunks once more that the server has decoded.
     length = environ.get("CONTENT_LENGTH") or ""
-    if not length and environ.get("wsgi.input_terminated"):
-        body = environ["wsgi.input"].read(MAX_BODY + 1)
+    if environ.get("wsgi.input_terminated") and not length:
+        length, exact = str(MAX_BODY + 1), False
     elif re.fullmatch(r"[0-9]{0,18}", length) and "HTTP_TRANSFER_ENCODING" not in environ:
-        body = environ["wsgi.input"].read(min(int(length or 0), MAX_BODY + 1))
+        exact = True
     else:
         raise Problem(411, "The length of the body is not known.")
+    wanted = min(int(length or 0), MAX_BODY + 1)
+    body: bytes = environ["wsgi.input"].read(wanted)
+    if exact and len(body) < wanted:
+        raise Problem(400, "The body is shorter than its Content-Length says.")
     if len(body) > MAX_BODY:
         raise Problem(413, f"The body is larger than {MAX_BODY:,} bytes.")
     return parse_object(body)
@@ -468,12 +472,11 @@ def parse_object(text: bytes) -> dict[str, Any]:
 def read_query(text: str, checks: dict[str, Check]) -> dict[str, Any]:
     """The clean query parameters; under "others" all pairs but `after`. Raises Problem."""
     try:
-        # The server hands over bytes as Latin-1.
+        # WSGI hands over bytes as Latin-1, and so do we, to the one strict decoder.
+        raw = parse_qsl(text, keep_blank_values=True, encoding="latin-1", max_num_fields=50)
         pairs = [
-            (name.decode(), value.decode())
-            for name, value in parse_qsl(
-                text.encode("latin-1"), keep_blank_values=True, max_num_fields=50
-            )
+            (name.encode("latin-1").decode(), value.encode("latin-1").decode())
+            for name, value in raw
         ]
     except ValueError as error:
         raise Problem(400, "The query is not UTF-8, or has too many parameters.") from error

@@ -1,0 +1,691 @@
+"""Every route and every error of the contract, over WSGI, on a file database."""
+
+import re
+from itertools import pairwise
+
+import pytest
+
+
+@pytest.fixture
+def cast(api):
+    """Max, Dave and Yaris are users 1, 2 and 3; Website is project 1."""
+    api.project()
+    return [api.user(name) for name in ("Max", "Dave", "Yaris")]
+
+
+# ---------------------------------------------------------------- users
+
+
+def test_a_created_user_is_found_where_location_points(api):
+    answer = api.post_json("/users", {"name": " Max ", "email": "max@example.com "}, status=201)
+    assert answer.json == {"id": 1, "name": "Max", "email": "max@example.com"}
+    assert answer.headers["Location"].endswith("/users/1")
+    assert api.get("/users/1").json == answer.json
+    assert api.get("/users").json == [answer.json]
+
+
+def test_a_put_replaces_a_user_and_may_carry_what_a_get_returned(api):
+    user = api.user() | {"name": "Maximilian"}
+    assert api.put_json("/users/1", user).json == user
+    assert api.get("/users/1").json == user
+
+
+def test_a_put_of_a_user_names_each_field_that_is_missing(api):
+    api.user()
+    problem = api.problem("PUT", "/users/1", {"name": "Max"})
+    assert problem["status"] == 422
+    assert [error["pointer"] for error in problem["errors"]] == ["#/email"]
+
+
+def test_an_email_address_is_taken_whatever_its_case(api):
+    api.user("Max")
+    assert (
+        api.problem("POST", "/users", {"name": "Imp", "email": "MAX@Example.com"})["status"] == 409
+    )
+    api.user("Dave")
+    assert (
+        api.problem("PUT", "/users/2", {"name": "Dave", "email": "Max@example.com"})["status"]
+        == 409
+    )
+    assert api.get("/users/2").json["email"] == "dave@example.com"
+
+
+def test_a_user_may_change_the_case_of_their_own_address(api):
+    api.user("Max")
+    changed = {"name": "Max", "email": "Max@Example.com"}
+    assert api.put_json("/users/1", changed).json["email"] == "Max@Example.com"
+
+
+def test_deleting_a_user_unassigns_them_and_counts_as_a_change(api, cast, clock):
+    api.ticket(assignees=[1, 2])
+    untouched = api.ticket(assignees=[2])
+    clock.advance(minutes=1)
+    api.delete("/users/1", status=204)
+    ticket = api.get("/tickets/1").json
+    assert ticket["assignees"] == [cast[1]]
+    assert ticket["updated_at"] == "2026-11-22T10:33:00.123Z"
+    (entry,) = api.get("/tickets/1/history").json
+    assert entry["changes"]["assignees"]["to"] == [{"id": 2, "name": "Dave"}]
+    assert api.get("/tickets/2").json == untouched
+    assert api.problem("GET", "/users/1")["status"] == 404
+    assert api.problem("DELETE", "/users/1")["status"] == 404
+
+
+def test_no_id_is_used_twice_even_after_a_deletion(api):
+    api.user("Max")
+    api.delete("/users/1")
+    assert api.user("Max")["id"] == 2
+    api.project()
+    api.delete("/projects/1")
+    assert api.project()["id"] == 2
+
+
+# ---------------------------------------------------------------- projects
+
+
+def test_a_project_counts_its_tickets_by_status(api):
+    assert api.project()["tickets"] == {"open": 0, "in progress": 0, "closed": 0}
+    other = api.project("Shop")["id"]
+    for status in ("open", "open", "in progress", "closed"):
+        api.ticket(status=status)
+    api.change(1, status="closed")
+    api.change(2, project_id=other)
+    projects = api.get("/projects").json
+    assert projects == [api.get("/projects/1").json, api.get("/projects/2").json]
+    assert [project["tickets"] for project in projects] == [
+        {"open": 0, "in progress": 1, "closed": 2},
+        {"open": 1, "in progress": 0, "closed": 0},
+    ]
+
+
+def test_a_project_is_renamed_with_what_a_get_returned(api):
+    project = api.project() | {"name": "Web shop"}
+    assert api.put_json("/projects/1", project).json == project
+
+
+@pytest.mark.parametrize("name", ["Ärger", "ÄRGER", "a\u0308rger"])
+def test_a_project_name_is_taken_whatever_its_case(api, name):
+    api.project("ärger")
+    assert api.problem("POST", "/projects", {"name": name})["status"] == 409
+
+
+def test_a_project_with_tickets_is_not_deleted_and_the_answer_counts_them(api):
+    api.project()
+    api.ticket()
+    problem = api.problem("DELETE", "/projects/1")
+    assert problem["status"] == 409
+    assert problem["tickets"] == {"open": 1, "in progress": 0, "closed": 0}
+    assert api.get("/tickets/1").json["project_id"] == 1
+
+
+def test_a_project_without_tickets_is_deleted(api):
+    api.project()
+    api.delete("/projects/1", status=204)
+    assert api.problem("GET", "/projects/1")["status"] == 404
+
+
+# ---------------------------------------------------------------- tickets
+
+
+def test_a_ticket_comes_back_as_the_contract_shows_it(api, cast):
+    answer = api.post_json(
+        "/tickets",
+        {"title": "Fix the database", "project_id": 1, "status": "in progress", "assignees": [1]},
+        status=201,
+    )
+    assert answer.headers["Location"].endswith("/tickets/1")
+    assert answer.json == {
+        "id": 1,
+        "title": "Fix the database",
+        "description": None,
+        "project_id": 1,
+        "status": "in progress",
+        "assignees": [{"id": 1, "name": "Max", "email": "max@example.com"}],
+        "created_at": "2026-11-22T10:32:00.123Z",
+        "updated_at": None,
+    }
+    assert list(answer.json) == list(api.get("/tickets/1").json)
+    assert api.get("/tickets/1").json == answer.json
+
+
+def test_a_ticket_may_be_sent_back_as_it_was_got(api, cast):
+    ticket = api.ticket(assignees=[1, 2], description="It is slow.\n\tVery.")
+    assert api.put_json("/tickets/1", ticket).json == ticket
+    assert api.patch_json("/tickets/1", ticket).json == ticket
+    assert api.get("/tickets/1/history").json == []
+
+
+def test_a_user_named_twice_counts_once(api, cast):
+    assert api.ticket(assignees=[2, cast[1], 2, 1])["assignees"] == cast[:2]
+
+
+def test_a_put_must_carry_every_field_and_points_to_patch(api, cast):
+    before = api.ticket(description="kept", assignees=[1])
+    problem = api.problem("PUT", "/tickets/1", {"title": "New", "status": "open"})
+    assert problem["status"] == 422
+    missing = {error["pointer"]: error["detail"] for error in problem["errors"]}
+    assert missing.keys() == {"#/description", "#/project_id", "#/assignees"}
+    assert all("PATCH" in detail for detail in missing.values())
+    assert api.get("/tickets/1").json == before
+
+
+def test_a_put_replaces_the_whole_ticket(api, cast, clock):
+    before = api.ticket(description="old", assignees=[1, 2])
+    clock.advance(seconds=1)
+    body = {
+        "title": "New",
+        "description": None,
+        "project_id": api.project("Shop")["id"],
+        "status": "closed",
+        "assignees": [3],
+    }
+    after = api.put_json("/tickets/1", body).json
+    assert after == before | body | {
+        "assignees": [cast[2]],
+        "updated_at": "2026-11-22T10:32:01.123Z",
+    }
+    assert api.get("/tickets/1").json == after
+
+
+@pytest.mark.parametrize(
+    ("patch", "expected"),
+    [
+        ({}, {}),
+        ({"title": "Other"}, {"title": "Other"}),
+        ({"description": None}, {"description": None}),
+        ({"description": " more "}, {"description": "more"}),
+        ({"status": "closed"}, {"status": "closed"}),
+        ({"assignees": []}, {"assignees": []}),
+        ({"id": 7, "created_at": "x", "updated_at": None}, {}),
+    ],
+)
+@pytest.mark.parametrize("media_type", ["application/json", "application/merge-patch+json"])
+def test_a_patch_changes_only_what_it_names(api, cast, patch, expected, media_type):
+    before = api.ticket(description="text", assignees=[1])
+    answer = api.patch_json("/tickets/1", patch, content_type=media_type)
+    unchanged = {key: before[key] for key in before if key not in ("updated_at", *expected)}
+    assert {key: answer.json[key] for key in unchanged} == unchanged
+    assert {key: answer.json[key] for key in expected} == expected
+
+
+def test_a_change_that_changes_nothing_leaves_no_trace(api, cast, clock):
+    before = api.get("/tickets/{}".format(api.ticket(assignees=[1])["id"]))
+    mail = api.emails()
+    clock.advance(hours=1)
+    for answer in (
+        api.patch_json("/tickets/1", {"title": " Fix the database ", "assignees": [1]}),
+        api.put("/tickets/1/assignees/1"),
+    ):
+        assert answer.status_code == 200
+        assert answer.json == before.json
+        assert answer.headers["ETag"] == before.headers["ETag"]
+    assert api.get("/tickets/1/history").json == []
+    assert [email["id"] for email in api.emails()] == [email["id"] for email in mail]
+
+
+def test_users_are_assigned_and_unassigned_one_by_one(api, cast):
+    api.ticket(assignees=[2])
+    assert api.put("/tickets/1/assignees/1", status=200).json["assignees"] == cast[:2]
+    assert api.delete("/tickets/1/assignees/2", status=200).json["assignees"] == cast[:1]
+    assert api.problem("DELETE", "/tickets/1/assignees/2")["status"] == 404
+    assert api.problem("DELETE", "/tickets/1/assignees/99")["status"] == 404
+    assert api.problem("PUT", "/tickets/1/assignees/99")["status"] == 404
+    assert api.problem("PUT", "/tickets/99/assignees/1")["status"] == 404
+    assert len(api.get("/tickets/1/history").json) == 2
+
+
+def test_history_tells_what_changed_and_when_oldest_first(api, cast, clock):
+    api.ticket(assignees=[1])
+    clock.advance(seconds=1)
+    api.change(1, status="closed", title="Done")
+    clock.advance(seconds=1)
+    api.change(1, assignees=[2])
+    assert api.get("/tickets/1/history").json == [
+        {
+            "id": 1,
+            "ticket_id": 1,
+            "changed_at": "2026-11-22T10:32:01.123Z",
+            "changes": {
+                "title": {"from": "Fix the database", "to": "Done"},
+                "status": {"from": "open", "to": "closed"},
+            },
+        },
+        {
+            "id": 2,
+            "ticket_id": 1,
+            "changed_at": "2026-11-22T10:32:02.123Z",
+            "changes": {
+                "assignees": {"from": [{"id": 1, "name": "Max"}], "to": [{"id": 2, "name": "Dave"}]}
+            },
+        },
+    ]
+    assert api.problem("GET", "/tickets/2/history")["status"] == 404
+
+
+def test_a_renamed_user_shows_in_their_tickets(api, cast):
+    before = api.ticket(assignees=[1])
+    api.put_json("/users/1", {"name": "Maxine", "email": "maxine@example.com"})
+    after = api.get("/tickets/1").json
+    assert after["assignees"][0]["name"] == "Maxine"
+    assert after["updated_at"] == before["updated_at"]
+
+
+@pytest.mark.parametrize("path", ["/tickets/1", "/tickets", "/tickets/1/history"])
+def test_a_ticket_is_never_deleted_by_any_route(api, cast, path):
+    api.ticket()
+    assert api.problem("DELETE", path)["status"] == 405
+    assert api.get("/tickets/1").status_code == 200
+
+
+# ---------------------------------------------------------------- finding
+
+
+@pytest.fixture
+def board(api, cast, clock):
+    """Six tickets of two projects, and each a minute later than the one before."""
+    api.project("Shop")
+    for title, description, project, status, assignees in (
+        ("Fix the database", None, 1, "open", [1]),
+        ("Paint the shed", "In Größe XL", 1, "in progress", [1, 2]),
+        ("Buy a database", "100 % 'quoted' \"text\"", 2, "closed", []),
+        ("Ω is missing", "see http://example.com/?a=b_c", 2, "open", [2]),
+        ("DATABASES", "twice: fix, fix", 1, "closed", [2]),
+        ("日本語の件名", "emoji 🙂 here", 2, "open", [3]),
+    ):
+        api.ticket(project, assignees, title, status, description=description)
+        clock.advance(minutes=1)
+    api.change(2, description="in größe xl, please")
+    clock.advance(minutes=1)
+    api.change(1, status="in progress")
+
+
+def ids(answer):
+    return [item["id"] for item in answer.json]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", [6, 5, 4, 3, 2, 1]),
+        ("sort=created", [1, 2, 3, 4, 5, 6]),
+        ("sort=-created", [6, 5, 4, 3, 2, 1]),
+        ("sort=updated", [3, 4, 5, 6, 2, 1]),
+        ("sort=-updated", [1, 2, 6, 5, 4, 3]),
+        ("project_id=2", [6, 4, 3]),
+        ("project_id=99", []),
+        ("assignee_id=2", [5, 4, 2]),
+        ("assignee_id=2&sort=-updated", [2, 5, 4]),
+        ("status=closed", [5, 3]),
+        ("status=closed&status=open", [6, 5, 4, 3]),
+        ("status=in+progress", [2, 1]),
+        ("project_id=1&assignee_id=2&status=closed", [5]),
+        ("text=database", [5, 3, 1]),
+        ("text=DATABASE&sort=created", [1, 3, 5]),
+        ("text=tabas&project_id=1", [5, 1]),
+        ("text=tabas&assignee_id=1", [1]),
+        ("text=da&sort=-updated", [1, 5, 3]),
+        ("text=GR%C3%96SSE", [2]),
+        ("text=%CF%89", [4]),
+        ("text=%E6%9C%AC%E8%AA%9E%E3%81%AE", [6]),
+        ("text=%F0%9F%99%82", [6]),
+        ("text=%25", [3]),
+        ("text=_", [4]),
+        ("text=b_c", [4]),
+        ("text=%22text%22", [3]),
+        ("text='quoted'", [3]),
+        ("text=fix,+fix", [5]),
+        ("text=fix+AND+database", []),
+        ("text=the+database", [1]),
+        ("text=*", []),
+        ("text=fi&assignee_id=2", [5]),
+        ("text=", [6, 5, 4, 3, 2, 1]),
+        ("text=++", [6, 5, 4, 3, 2, 1]),
+    ],
+)
+def test_filters_combine_and_sort(api, board, query, expected):
+    assert ids(api.get(f"/tickets?{query}")) == expected
+
+
+@pytest.mark.parametrize("query", ["text=quick", "text=qu", "text=slow"])
+def test_search_follows_what_a_change_made_of_the_text(api, cast, query):
+    api.ticket(title="The quick fox")
+    api.change(1, title="The slow fox")
+    assert ids(api.get(f"/tickets?{query}")) == ([1] if "slow" in query else [])
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "parameter"),
+    [
+        ("/tickets", "stauts=open", "stauts"),
+        ("/tickets", "status=opn", "status"),
+        ("/tickets", "status=", "status"),
+        ("/tickets", "sort=title", "sort"),
+        ("/tickets", "sort=created&sort=created", "sort"),
+        ("/tickets", "project_id=0", "project_id"),
+        ("/tickets", "project_id=-1", "project_id"),
+        ("/tickets", "project_id=", "project_id"),
+        ("/tickets", "project_id=%D9%A1", "project_id"),
+        ("/tickets", "assignee_id=1.0", "assignee_id"),
+        ("/tickets", "assignee_id=" + "9" * 30, "assignee_id"),
+        ("/tickets", "limit=0", "limit"),
+        ("/tickets", "limit=201", "limit"),
+        ("/users", "limit=ten", "limit"),
+        ("/users", "after=1", "after"),
+        ("/projects", "after=%00", "after"),
+        ("/tickets", "text=a&text=b", "text"),
+        ("/tickets", "text=%00", "text"),
+        ("/tickets", "text=" + "%25" * 10_001, "text"),
+        ("/emails", "state=lost", "state"),
+        ("/emails", "ticket_id=x", "ticket_id"),
+        ("/users/1", "fields=name", "fields"),
+        ("/health", "verbose", "verbose"),
+    ],
+)
+def test_an_unknown_parameter_or_value_is_named(api, path, query, parameter):
+    api.user()
+    problem = api.problem("GET", f"{path}?{query}")
+    assert problem["status"] == 400
+    assert [error["parameter"] for error in problem["errors"]] == [parameter]
+
+
+def test_a_query_that_is_not_utf8_is_refused(api):
+    assert api.problem("GET", "/tickets?text=%FF")["status"] == 400
+    assert api.problem("GET", "/tickets?" + "&".join("ab" for _ in range(60)))["status"] == 400
+
+
+# ---------------------------------------------------------------- pages
+
+
+def follow(api, path):
+    """All pages from the path on, by their Link headers."""
+    while path:
+        answer = api.get(path)
+        yield answer.json
+        link = answer.headers.get("Link")
+        path = link and re.fullmatch(r'<([^>]+)>; rel="next"', link)[1]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/tickets?limit=3",
+        "/tickets?limit=3&sort=created&status=open&status=closed",
+        "/tickets?limit=3&sort=updated",
+        "/tickets?limit=3&sort=-updated&text=number",
+        "/tickets?limit=3&sort=-created&text=number&project_id=1&assignee_id=1",
+        "/tickets?limit=3&text=nu&assignee_id=1",
+    ],
+)
+def test_following_the_links_visits_every_ticket_once_while_others_are_added(api, cast, path):
+    start = {api.ticket(title=f"number {n}", assignees=[1])["id"] for n in range(10)}
+    seen = []
+    for page in follow(api, path):
+        assert len(page) <= 3
+        seen += [ticket["id"] for ticket in page]
+        if len(seen) < 50:
+            api.ticket(title="a new number", assignees=[1])
+        if len(seen) > 20:
+            break  # an ascending list grows for ever under our hands
+    assert len(seen) == len(set(seen))
+    assert start <= set(seen)
+
+
+@pytest.mark.parametrize("path", ["/users", "/projects", "/emails", "/tickets/1/history"])
+def test_every_list_is_paged(app, api, path):
+    for n in range(7):
+        api.user(f"User {n}", f"user{n}@example.com")
+        api.project(f"Project {n}")
+    api.ticket(assignees=range(1, 8))
+    for n in range(7):
+        api.change(1, title=f"Title {n}")
+    app.close()  # no delivery changes the mail meanwhile
+    whole = api.get(f"{path}?limit=200").json
+    pages = list(follow(api, f"{path}?limit=2"))
+    assert [item for page in pages for item in page] == whole
+    assert len(whole) >= 7
+    assert all(len(page) == 2 for page, _ in pairwise(pages))
+    order = [item["id"] for item in whole]
+    assert order == sorted(order, reverse=path == "/emails")
+
+
+def test_a_list_has_fifty_items_unless_asked_otherwise(api):
+    for n in range(51):
+        api.project(f"Project {n}")
+    answer = api.get("/projects")
+    assert len(answer.json) == 50
+    assert "Link" in answer.headers
+    answer = api.get("/projects?limit=51")
+    assert len(answer.json) == 51
+    assert "Link" not in answer.headers
+
+
+def test_an_empty_list_is_a_json_list(api):
+    answer = api.get("/users")
+    assert answer.content_type == "application/json"
+    assert answer.json == []
+
+
+def test_a_position_from_another_list_or_order_is_refused(api, cast):
+    api.ticket()
+    api.ticket()
+    link = api.get("/tickets?limit=1").headers["Link"]
+    after = re.search(r"after=([^&>]+)", link)[1]
+    assert api.get(f"/tickets?after={after}").status_code == 200
+    for path in ("/tickets?sort=updated", "/users?limit=1", "/tickets/1/history?limit=1"):
+        problem = api.problem("GET", f"{path}&after={after}")
+        assert problem["status"] == 400
+        assert problem["errors"][0]["parameter"] == "after"
+
+
+def test_a_position_whose_item_is_gone_still_holds(api):
+    for n in range(4):
+        api.user(f"User {n}", f"user{n}@example.com")
+    link = api.get("/users?limit=2").headers["Link"]
+    api.delete("/users/2")
+    assert ids(api.get(re.search("<([^>]+)>", link)[1])) == [3, 4]
+
+
+# ---------------------------------------------------------------- conditional requests
+
+
+@pytest.mark.parametrize(
+    "path", ["/users/1", "/projects/1", "/tickets/1", "/emails/1", "/health", "/openapi.json"]
+)
+def test_a_single_resource_has_a_strong_etag_that_saves_its_transfer(app, api, cast, path):
+    api.ticket(assignees=[1])
+    app.close()  # no delivery changes the mail meanwhile
+    answer = api.get(path)
+    etag = answer.headers["ETag"]
+    assert re.fullmatch('"[^"]+"', etag)
+    for seen in (etag, f"W/{etag}", f'"other", {etag}', "*"):
+        cached = api.get(path, headers={"If-None-Match": seen}, status=304)
+        assert cached.body == b""
+        assert cached.headers["ETag"] == etag
+    assert api.get(path, headers={"If-None-Match": '"other"'}).body == answer.body
+
+
+WRITES = [
+    ("PUT", "/users/1", {"name": "Maxine", "email": "max@example.com"}),
+    ("DELETE", "/users/1", None),
+    ("PUT", "/projects/1", {"name": "Shop"}),
+    ("DELETE", "/projects/2", None),
+    ("PATCH", "/tickets/1", {"status": "closed"}),
+    (
+        "PUT",
+        "/tickets/1",
+        {"title": "T", "description": None, "project_id": 1, "status": "open", "assignees": []},
+    ),
+    ("PUT", "/tickets/1/assignees/2", None),
+    ("DELETE", "/tickets/1/assignees/1", None),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), WRITES)
+def test_a_write_with_if_match_wins_only_against_the_state_it_knows(api, cast, method, path, body):
+    api.project("Other")
+    api.ticket(assignees=[1])
+    resource = re.match("/[a-z]+/[0-9]+", path)[0]
+    etag = api.get(resource).headers["ETag"]
+    for stale in ('"0123"', f"W/{etag}", "nonsense", ""):
+        headers = {"If-Match": stale}
+        assert api.problem(method, path, body, headers=headers)["status"] == 412
+    assert api.get(resource).headers["ETag"] == etag
+    more = {} if body is None else {"params": body}
+    send = getattr(api, method.lower() + ("_json" if body else ""))
+    send(path, headers={"If-Match": f'"0123", {etag}'}, **more)
+    if method != "DELETE" or "assignees" in path:
+        assert api.get(resource).headers["ETag"] != etag
+
+
+def test_if_match_with_a_star_means_any_state(api, cast):
+    assert (
+        api.put_json("/projects/1", {"name": "Shop"}, headers={"If-Match": "*"}).json["name"]
+        == "Shop"
+    )
+    assert api.problem("DELETE", "/projects/9", headers={"If-Match": "*"})["status"] == 404
+
+
+def test_an_answer_to_a_write_carries_the_etag_of_the_next_get(api, cast):
+    created = api.post_json("/tickets", {"title": "T", "project_id": 1, "status": "open"})
+    assert created.headers["ETag"] == api.get("/tickets/1").headers["ETag"]
+    changed = api.patch_json("/tickets/1", {"status": "closed"})
+    assert changed.headers["ETag"] == api.get("/tickets/1").headers["ETag"]
+    assert changed.headers["ETag"] != created.headers["ETag"]
+
+
+# ---------------------------------------------------------------- everything else over HTTP
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/users", "/users/1", "/projects", "/projects/1", "/tickets", "/tickets/1", "/emails"]
+    + ["/tickets/1/history", "/emails/1", "/health", "/openapi.json"],
+)
+def test_head_answers_as_get_without_the_body(app, api, cast, path):
+    api.ticket(assignees=[1])
+    app.close()
+    get, head = api.get(path), api.head(path)
+    assert head.body == b""
+    assert head.headers == get.headers
+
+
+@pytest.mark.parametrize(
+    ("path", "allow"),
+    [
+        ("/users", "GET, HEAD, POST"),
+        ("/users/1", "DELETE, GET, HEAD, PUT"),
+        ("/tickets/1", "GET, HEAD, PATCH, PUT"),
+        ("/tickets/1/assignees/1", "DELETE, PUT"),
+        ("/emails/1/retry", "POST"),
+        ("/health", "GET, HEAD"),
+    ],
+)
+def test_another_method_is_405_with_what_is_allowed(api, path, allow):
+    for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"} - set(
+        allow.split(", ")
+    ):
+        answer = api.request(path, method=method, status=405)
+        assert answer.headers["Allow"] == allow
+        assert answer.content_type == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "",
+        "/nothing",
+        "/users/",
+        "/users/1/",
+        "/users/0",
+        "/users/-1",
+        "/users/007",
+        "/users/1.0",
+    ]
+    + ["/users/%D9%A1", "/users/1%0A", "/users%0A", "/tickets/1/history%0A", "/users/%FF1", "/%00"]
+    + ["/users/1%00", "/users/" + "9" * 30, "/users/" + "9" * 18, "/users/9223372036854775807"]
+    + ["/USERS", "/tickets/1/assignees", "/emails/1", "/users/2"],
+)
+def test_what_is_not_there_is_404(api, path):
+    api.user()
+    for method in ("GET", "HEAD"):
+        assert (
+            api.request(path, method=method, status=404).content_type == "application/problem+json"
+        )
+
+
+def test_health_tells_how_mail_flows(make_app):
+    from conftest import Api, eventually
+
+    app = make_app(smtp="smtp://127.0.0.1:1")
+    api = Api(app)
+    assert api.get("/health").json == {
+        "status": "ok",
+        "mail": {"queued": 0, "failed": 0, "oldest_queued_at": None, "error": None},
+    }
+    api.project()
+    api.user()
+    api.ticket(assignees=[1])
+    mail = eventually(lambda: (m := api.get("/health").json["mail"])["error"] and m)
+    assert mail["queued"] == 1
+    assert mail["oldest_queued_at"] == "2026-11-22T10:32:00.123Z"
+    assert "refused" in mail["error"]
+
+
+# ---------------------------------------------------------------- who may talk to it
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST:8080", 200),
+        ("app.localhost", 200),
+        ("127.0.0.1:8080", 200),
+        ("127.1.2.3", 200),
+        ("[::1]:8080", 200),
+        ("tracker.example", 200),
+        ("Tracker.Example:443", 200),
+        ("evil.example", 403),
+        ("localhost.evil.example", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("localhost:80@evil.example", 403),
+        ("localhost, evil.example", 403),
+        ("10.0.0.1", 403),
+        ("0.0.0.0", 403),
+        ("2130706433", 403),
+        ("", 403),
+    ],
+)
+def test_only_its_own_names_are_served(make_app, host, status):
+    from conftest import Api
+
+    api = Api(make_app(allowed_hosts=["Tracker.example"]))
+    for path in ("/users", "/nothing"):
+        answer = api.get(path, headers={"Host": host}, status="*")
+        assert answer.status_code == (404 if path == "/nothing" and status == 200 else status)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 201),
+        ({"Origin": "http://localhost:80"}, 201),
+        ({"Origin": "http://localhost"}, 201),
+        ({"Sec-Fetch-Site": "same-origin"}, 201),
+        ({"Sec-Fetch-Site": "none"}, 201),
+        ({"Origin": "http://localhost:3000"}, 403),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": ""}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+    ],
+)
+def test_a_page_of_another_site_cannot_write(api, headers, status):
+    body = {"name": "Max", "email": "max@example.com"}
+    api.post_json("/users", body, headers=headers, status=status)
+    assert len(api.get("/users", headers=headers).json) == (status == 201)
+    assert api.delete("/nothing", headers=headers, status="*").status_code == (
+        404 if status == 201 else 403
+    )

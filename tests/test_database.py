@@ -1,0 +1,383 @@
+"""What the database holds to, whoever writes; and what becomes of a request when it cannot."""
+
+import os
+import resource
+import sqlite3
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+from conftest import ROOT, Api
+
+import db
+
+
+@pytest.fixture
+def sql(api, app, database):
+    """A SQL prompt beside the running app, on a database with one of each."""
+    api.project()
+    api.user()
+    api.ticket(assignees=[1])
+    api.change(1, status="closed")
+    app.mailer.close()  # so that only the prompt and the requests write
+    with closing(sqlite3.connect(database, isolation_level=None)) as conn:
+        conn.execute("PRAGMA foreign_keys = ON")
+        yield conn
+
+
+# ---------------------------------------------------------------- the rules of the schema
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM tickets",
+        "DELETE FROM projects",
+        "DELETE FROM users",
+        "INSERT OR REPLACE INTO tickets (id, title, project_id, status, created_at)"
+        " VALUES (1, 'x', 1, 'open', '2026')",
+        "REPLACE INTO tickets SELECT id, title, description, project_id, status, created_at,"
+        " updated_at FROM tickets",
+        "UPDATE tickets SET id = 2",
+        "UPDATE OR REPLACE tickets SET id = 2",
+        "UPDATE tickets SET created_at = '1970'",
+        "UPDATE tickets SET status = 'done'",
+        "UPDATE tickets SET title = ''",
+        "UPDATE tickets SET title = NULL",
+        "UPDATE tickets SET project_id = 2",
+        "UPDATE tickets SET project_id = 'one'",
+        "UPDATE users SET name = 'ab'",
+        "UPDATE users SET email = 'nobody'",
+        "INSERT INTO users (name, email) VALUES ('Imp', 'MAX@EXAMPLE.COM')",
+        "INSERT INTO assignments VALUES (1, 2)",
+        "INSERT INTO assignments VALUES (1, 1)",
+        "INSERT INTO history (ticket_id, changed_at, changes) VALUES (1, '2026', '{')",
+        "UPDATE emails SET state = 'lost'",
+        "UPDATE emails SET state = 'queued', sent_at = NULL, next_attempt_at = NULL",
+        "DROP TABLE projects",
+    ],
+)
+@pytest.mark.parametrize("recursive_triggers", ["ON", "OFF"])
+def test_the_database_refuses(sql, statement, recursive_triggers):
+    sql.execute(f"PRAGMA recursive_triggers = {recursive_triggers}")
+    before = list(sql.iterdump())
+    with pytest.raises(sqlite3.IntegrityError):
+        sql.execute(statement)
+    assert list(sql.iterdump()) == before
+
+
+def test_foreign_keys_switched_off_do_not_make_a_ticket_deletable(sql):
+    sql.execute("PRAGMA foreign_keys = OFF")
+    with pytest.raises(sqlite3.IntegrityError, match="never deleted"):
+        sql.execute("DELETE FROM tickets")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {},
+        {"sort": "updated"},
+        {"project_id": 1},
+        {"project_id": 1, "sort": "-updated"},
+        {"project_id": 1, "statuses": ["open"]},
+        {"statuses": ["open"]},
+        {"statuses": ["open", "closed"]},
+        {"assignee_id": 1},
+        {"text": "database"},
+        {"after": (50, "2026")},
+        {"after": (50, "2026"), "sort": "-updated"},
+        {"after": (50, "2026"), "project_id": 1},
+        {"after": (50, "2026"), "assignee_id": 1},
+        {"after": (50, "2026"), "text": "database"},
+    ],
+)
+def test_a_page_is_read_along_an_index_without_sorting_all_that_matches(app, api, sql, query):
+    statements = []
+    with app.database.transaction() as conn:
+        conn.set_trace_callback(statements.append)
+        db.list_tickets(conn, **query)
+        conn.set_trace_callback(None)
+    (statement,) = (text for text in statements if "page" in text)
+    plan = [row[3] for row in sql.execute(f"EXPLAIN QUERY PLAN {statement}")]
+    page = plan[: next(n for n, step in enumerate(plan) if step == "SCAN page")]
+    assert not any("TEMP B-TREE" in step for step in page), plan
+
+
+# ---------------------------------------------------------------- versions
+
+
+def test_opening_a_database_again_changes_nothing(api, database, make_app):
+    api.project()
+    with closing(sqlite3.connect(database)) as conn:
+        before = list(conn.iterdump())
+        Api(make_app())
+        assert list(conn.iterdump()) == before
+        conn.executescript((ROOT / "schema.sql").read_text())
+        assert list(conn.iterdump()) == before
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("PRAGMA user_version = 99", "newer version"),
+        ("PRAGMA application_id = 1", "another program"),
+    ],
+)
+def test_a_database_that_is_not_ours_is_refused_and_left_alone(api, database, statement, words):
+    with closing(sqlite3.connect(database)) as conn:
+        conn.execute(statement)
+        before = list(conn.iterdump())
+        with pytest.raises(db.Unavailable, match=words):
+            db.Database(database)
+        assert list(conn.iterdump()) == before
+
+
+def test_what_is_no_database_is_refused(tmp_path):
+    path = tmp_path / "tickets.db"
+    path.write_text("Dear diary, " * 100)
+    with pytest.raises(db.Unavailable, match="not a database"):
+        db.Database(path)
+    assert path.read_text() == "Dear diary, " * 100
+    with pytest.raises(db.Unavailable):
+        db.Database(tmp_path)
+    with pytest.raises(db.Unavailable):
+        db.Database(tmp_path / "no" / "such" / "folder.db")
+
+
+def test_two_that_create_one_database_at_once_do_not_meet(database):
+    with ThreadPoolExecutor(8) as pool:
+        databases = list(pool.map(lambda _: db.Database(database), range(8)))
+    for each in databases:
+        with each.transaction() as conn:
+            assert db.list_users(conn, 0, 1) == []
+        each.close()
+
+
+# ---------------------------------------------------------------- transactions
+
+
+def test_connections_are_set_up_to_lose_nothing(app):
+    with app.database.transaction() as conn:
+        pragmas = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        values = [conn.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas]
+    assert values == ["wal", 2, 1, db.BUSY_SECONDS * 1000]
+
+
+def test_an_exception_at_any_statement_leaves_nothing_behind(app, api, database):
+    """A write is broken off at its first steps, then a little later, until it comes through."""
+    api.project()
+    api.user("Max")
+    api.user("Dave")
+    api.ticket(assignees=[1], description="before")
+    change = {"title": "After", "description": None, "status": "closed", "assignees": [2]}
+
+    def state():
+        with closing(sqlite3.connect(database)) as conn:
+            tables = ("tickets", "assignments", "history", "ticket_texts", "projects")
+            rows = {table: conn.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
+            return rows, conn.execute("SELECT id, body FROM emails").fetchall()
+
+    app.mailer.close()  # so that one connection is enough, and is the one interrupted
+    before = state()
+    for allowed in range(0, 10_000, 5):
+        steps = iter(range(allowed))
+
+        def interrupt(steps=steps):
+            return next(steps, None) is None
+
+        with app.database.transaction() as conn:
+            conn.set_progress_handler(interrupt, 10)  # asked every 10 steps of SQLite
+        answer = api.patch_json("/tickets/1", change, status="*")
+        with app.database.transaction() as conn:
+            conn.set_progress_handler(None, 0)
+        if answer.status_code == 200:
+            break
+        assert answer.status_code >= 500
+        assert state() == before
+    assert allowed > 100
+    assert state() != before
+    assert api.get("/tickets/1").json["title"] == "After"
+
+
+def test_writers_wait_for_each_other_and_all_is_kept(app, api):
+    api.project()
+    api.ticket()
+
+    def write(n):
+        return Api(app).patch_json("/tickets/1", {"title": f"Title {n}"}).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(write, range(100))) == {200}
+    history = api.get("/tickets/1/history?limit=200").json
+    changes = [entry["changes"]["title"] for entry in history]
+    assert len(changes) == 100
+    assert [change["from"] for change in changes[1:]] == [change["to"] for change in changes[:-1]]
+
+
+def test_of_many_that_know_the_same_state_exactly_one_wins(app, api):
+    api.project()
+    api.ticket()
+    headers = {"If-Match": api.get("/tickets/1").headers["ETag"]}
+
+    def write(n):
+        body = {"title": f"Title {n}"}
+        return Api(app).patch_json("/tickets/1", body, headers=headers, status="*").status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(write, range(50))) == [200] + [412] * 49
+
+
+WRITE_FOREVER = """
+import sys, db
+database = db.Database(sys.argv[1])
+for n in range(int(sys.argv[2])):
+    with database.transaction(write=True) as conn:
+        db.create_user(conn, {"name": "Max", "email": f"{sys.argv[3]}-{n}@example.com"})
+"""
+
+
+def test_writers_of_several_processes_queue_up_fairly(database):
+    db.Database(database).close()
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITE_FOREVER, database, "200", name], cwd=ROOT)
+        for name in ("a", "b", "c")
+    ]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    with db.Database(database).transaction() as conn:
+        assert conn.execute("SELECT count(*) FROM users").fetchone() == (600,)
+        assert conn.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_no_connection_checkpoints_while_another_commits(app, api):
+    """The WAL-reset bug needs both at once: whoever commits, or checkpoints, holds the lock."""
+    overlaps, active = [], set()
+    lock = threading.Lock()
+
+    def write(n):
+        with app.database.transaction(write=True) as conn:
+            with lock:
+                overlaps.append(len(active))
+                active.add(n)
+            db.create_user(conn, {"name": "x" * 100, "email": f"{n}@{'d' * 60}.example"})
+            conn.set_trace_callback(lambda text: text == "COMMIT" and committing.add(n))
+        with lock:
+            active.discard(n)
+
+    committing = set()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(2000)))
+    assert len(committing) == 2000
+    # A commit and the checkpoint that it runs are over before the next writer begins; what
+    # is entered above may only not have been struck off yet.
+    wal = os.path.getsize(app.database.path + "-wal")
+    assert wal < 2000 * 4096 * 2, "checkpoints have run"
+
+
+# ---------------------------------------------------------------- when it cannot be written
+
+
+def test_a_database_locked_by_another_program_is_503_and_recovers(api, sql):
+    sql.execute("BEGIN IMMEDIATE")
+    answer = api.post_json("/users", {"name": "Dave", "email": "dave@example.com"}, status=503)
+    assert answer.content_type == "application/problem+json"
+    assert int(answer.headers["Retry-After"]) > 0
+    assert "locked" in answer.json["detail"]
+    assert api.get("/users/1").json["name"] == "Max"  # reading goes on
+    sql.execute("ROLLBACK")
+    assert api.user("Dave")["id"] == 2
+
+
+def test_a_full_disk_is_503_loses_nothing_and_recovers(app, api):
+    app.mailer.close()  # so that one connection is enough, and has the limit
+    api.project()
+    with app.database.transaction() as conn:
+        (pages,) = conn.execute("PRAGMA page_count").fetchone()
+        conn.execute(f"PRAGMA max_page_count = {pages}")
+    body = {"title": "T", "project_id": 1, "status": "open", "description": "x" * 9000}
+    answers = [api.post_json("/tickets", body, status="*") for _ in range(20)]
+    created = [answer.json for answer in answers if answer.status_code == 201]
+    refused = [answer.json["detail"] for answer in answers if answer.status_code == 503]
+    assert len(created) + len(refused) == 20
+    assert "full" in refused[-1]
+    assert api.get("/tickets?sort=created").json == created
+    assert api.get("/projects/1").json["tickets"]["open"] == len(created)
+    with app.database.transaction() as conn:
+        conn.execute("PRAGMA max_page_count = 1000000")
+    assert api.post_json("/tickets", body).status_code == 201
+
+
+def test_a_read_only_database_is_503_and_recovers(app, api):
+    api.project()
+    with app.database.transaction() as conn:
+        conn.execute("PRAGMA query_only = ON")
+    assert "read-only" in api.problem("POST", "/projects", {"name": "Shop"})["detail"]
+    assert api.project("Shop")["name"] == "Shop"
+
+
+def test_a_file_that_may_not_grow_is_503_and_recovers(database):
+    app = subprocess.run(
+        [sys.executable, "-c", FILE_LIMIT, database], cwd=ROOT, capture_output=True, text=True
+    )
+    assert app.stdout.split() == ["503", "200", "201"], app.stderr
+
+
+FILE_LIMIT = f"""
+import resource, sys
+from webtest import TestApp
+import tracker
+app = tracker.create_app(sys.argv[1])
+api = TestApp(app)
+body = {{"name": "Website"}}
+resource.setrlimit(resource.RLIMIT_FSIZE, (1, {resource.RLIM_INFINITY}))
+print(api.post_json("/projects", body, status="*").status_code)
+print(api.get("/projects").status_code)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, {resource.RLIM_INFINITY}))
+print(api.post_json("/projects", body, status="*").status_code)
+app.close()
+"""
+
+
+# ---------------------------------------------------------------- backup
+
+
+def test_a_backup_is_whole_while_the_database_is_written_to(app, api, tmp_path):
+    api.project()
+    api.user()
+    stop = threading.Event()
+
+    def write():
+        while not stop.is_set():
+            Api(app).ticket(assignees=[1], description="x" * 5000)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for n in range(5):
+            told = []
+            target = tmp_path / f"backup{n}.db"
+            app.database.backup(
+                str(target), lambda done, pages, told=told: told.append((done, pages))
+            )
+            assert told[-1][0] == told[-1][1] > 0
+            with closing(sqlite3.connect(target)) as copy:
+                assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+                (lacking,) = copy.execute("""
+                    SELECT count(*) FROM tickets
+                     WHERE id NOT IN (SELECT ticket_id FROM emails)""").fetchone()
+                assert lacking == 0
+    finally:
+        stop.set()
+        writer.join()
+    assert sorted(path.name for path in tmp_path.glob("backup*")) == [
+        f"backup{n}.db" for n in range(5)
+    ]
+
+
+def test_a_backup_onto_the_database_itself_is_refused(app, api, database):
+    api.project()
+    with pytest.raises(FileExistsError):
+        app.database.backup(str(database), lambda done, pages: None)
+    assert api.get("/projects/1").status_code == 200
