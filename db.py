@@ -254,9 +254,9 @@ class Database:
             conn = conn or self._connect()
             yield conn
         except sqlite3.Error as error:
-            # Where the file itself is at fault, only a new connection sees that it is mended.
-            # For a full disk, it could be the one that cannot be opened.
-            if conn and _code(error) in _FILE_AT_FAULT:
+            # Where the file itself is at fault, only a new connection sees that it is mended;
+            # while the disk is full, none might be had.
+            if conn and (_code(error) in _FILE_AT_FAULT or conn.in_transaction):
                 conn.close()
                 conn = None
             raise
