@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 from conftest import ROOT, Api
@@ -182,7 +182,7 @@ def test_an_exception_at_any_statement_leaves_nothing_behind(app, api, database)
 
     app.mailer.close()  # so that one connection is enough, and is the one interrupted
     before = state()
-    for allowed in range(0, 10_000, 5):
+    for allowed in range(10_000):
         steps = iter(range(allowed))
 
         def interrupt(steps=steps):
@@ -192,12 +192,13 @@ def test_an_exception_at_any_statement_leaves_nothing_behind(app, api, database)
             pass
         conn.set_progress_handler(interrupt, 10)  # asked every 10 steps of SQLite
         answer = api.patch_json("/tickets/1", change, status="*")
-        conn.set_progress_handler(None, 0)
+        with suppress(sqlite3.ProgrammingError):  # it was closed, as its rollback failed, too
+            conn.set_progress_handler(None, 0)
         if answer.status_code == 200:
             break
         assert answer.status_code >= 500
         assert state() == before
-    assert allowed > 100
+    assert allowed > 50
     assert state() != before
     assert api.get("/tickets/1").json["title"] == "After"
 
