@@ -1,0 +1,271 @@
+"""openapi.json says what the tracker does: the same routes, and answers as it describes them."""
+
+import json
+import random
+import re
+from urllib.parse import unquote
+
+import pytest
+import schemathesis
+from conftest import ROOT, Api, eventually
+from hypothesis import HealthCheck, Phase, settings
+from jsonschema import Draft202012Validator, FormatChecker
+from openapi_spec_validator import validate
+from schemathesis.checks import negative_data_rejection, positive_data_acceptance
+from schemathesis.config import SchemathesisConfig
+
+import db
+import tracker
+
+DOCUMENT = json.loads((ROOT / "openapi.json").read_text("utf-8"))
+
+
+def resolve(part):
+    """What the document has here, after following a reference into its components."""
+    while "$ref" in part:
+        *_, kind, name = part["$ref"].split("/")
+        part = DOCUMENT["components"][kind][name]
+    return part
+
+
+def operations():
+    for path, item in DOCUMENT["paths"].items():
+        shared = item.get("parameters", [])
+        for method, operation in item.items():
+            if method != "parameters":
+                parameters = [resolve(p) for p in shared + operation.get("parameters", [])]
+                yield method.upper(), path, operation, parameters
+
+
+OPERATIONS = {(method, path): operation for method, path, operation, _ in operations()}
+ROUTES = {(r.method, re.sub(r"<(\w+):id>", r"{\1}", r.path)): r for r in tracker.ROUTES}
+
+
+def test_the_document_is_valid_openapi():
+    validate(DOCUMENT)
+
+
+def test_every_route_is_documented_and_every_documented_operation_is_a_route():
+    assert OPERATIONS.keys() == ROUTES.keys()
+
+
+def test_the_documented_path_and_query_parameters_are_those_of_the_route():
+    for method, path, _, parameters in operations():
+        named = {(parameter["in"], parameter["name"]) for parameter in parameters}
+        known = {("query", name) for name in ROUTES[method, path].query}
+        known |= {("path", name) for name in re.findall(r"{(\w+)}", path)}
+        assert {place for place in named if place[0] != "header"} == known, (method, path)
+
+
+def test_the_documented_media_types_of_a_body_are_those_that_the_route_takes():
+    for key, operation in OPERATIONS.items():
+        documented = operation.get("requestBody", {}).get("content", {})
+        assert documented.keys() == set(ROUTES[key].takes), key
+
+
+# ---------------------------------------------------------------- real answers
+
+
+def conforms(value, schema):
+    whole = {**schema, "components": DOCUMENT["components"]}  # what its references point to
+    Draft202012Validator(whole, format_checker=FormatChecker()).validate(value)
+
+
+def documented(method, path, answer):
+    """The answer, if it is as the document says: its status, media type, body and headers."""
+    segments = unquote(path.partition("?")[0]).split("/")
+    template = next(
+        candidate
+        for candidate in DOCUMENT["paths"]
+        if len(parts := candidate.split("/")) == len(segments)
+        and all(p == s or p[:1] == "{" for p, s in zip(parts, segments, strict=True))
+    )
+    if answer.status_code == 405:
+        response = DOCUMENT["components"]["responses"]["MethodNotAllowed"]
+    else:
+        response = resolve(OPERATIONS[method, template]["responses"][str(answer.status_code)])
+    for name, header in response.get("headers", {}).items():
+        value, header = answer.headers.get(name), resolve(header)
+        if value is None:
+            assert not header.get("required"), f"{name} is missing"
+        else:
+            number = header["schema"]["type"] == "integer"
+            conforms(int(value) if number else value, header["schema"])
+    if "content" not in response:
+        assert not answer.body
+    else:
+        (content,) = response["content"].items()
+        assert answer.content_type == content[0]
+        conforms(answer.json, content[1]["schema"])
+    return answer
+
+
+@pytest.fixture
+def send(app):
+    """Sends a request; send("PUT /users/1", {...}) returns an answer that is as documented."""
+    api = Api(app)
+
+    def send(line, body=None, media_type="application/json", **headers):
+        method, path = line.split(" ")
+        more = {} if body is None else {"content_type": media_type}
+        if body is not None:
+            more["body"] = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        answer = api.request(path, method=method, status="*", headers=headers, **more)
+        return documented(method, path, answer)
+
+    return send
+
+
+@pytest.fixture
+def website(api):
+    """Max, Dave and Yaris, the project Website, a ticket of Max that has changed, and its mail."""
+    for name in ("Max", "Dave", "Yaris"):
+        api.user(name)
+    api.project()
+    api.ticket(assignees=[1], description="It is\nslow")
+    api.change(1, title="Fix it", description=None, status="closed", assignees=[1, 2])
+    eventually(lambda: len(api.emails(state="sent")) == 3)
+
+
+@pytest.mark.usefixtures("website")
+def test_reading_answers_as_documented(send):
+    for path in ("/users/1", "/projects/1", "/tickets/1", "/emails/1", "/health", "/openapi.json"):
+        answer = send(f"GET {path}")
+        assert answer.status_code == 200
+        assert send(f"GET {path}", If_None_Match=answer.headers["ETag"]).status_code == 304
+    for path in ("/users", "/projects", "/tickets", "/tickets/1/history", "/emails"):
+        assert send(f"GET {path}").json
+    assert "Link" in send("GET /users?limit=2").headers
+    assert "Link" in send("GET /emails?limit=1&state=sent&ticket_id=1").headers
+    send("GET /tickets?status=open&status=closed&text=IT&project_id=1&assignee_id=1&sort=-updated")
+
+
+@pytest.mark.usefixtures("website")
+def test_writing_answers_as_documented(send):
+    assert send("POST /users", {"name": "Ada", "email": "ada@example.com"}).status_code == 201
+    assert send("POST /projects", {"name": "Intranet"}).status_code == 201
+    new = {"title": "Buy paper", "project_id": 2, "status": "open"}
+    assert send("POST /tickets", new).json["assignees"] == []
+    for path in ("/users/1", "/projects/1", "/tickets/1"):
+        assert send(f"PUT {path}", send(f"GET {path}").json).status_code == 200
+    send("PUT /tickets/1/assignees/3")
+    send("DELETE /tickets/1/assignees/3")
+    send("PATCH /tickets/1", {"project_id": 2}, "application/merge-patch+json")
+    assert send("DELETE /users/1").status_code == 204
+    assert send("DELETE /projects/1").status_code == 204
+    send("GET /tickets/1/history")
+
+
+def test_mail_that_failed_and_its_retry_are_as_documented(make_app, clock):
+    api = Api(make_app(smtp="smtp://127.0.0.1:1"))  # where nobody listens
+    api.user()
+    api.project()
+    api.ticket(assignees=[1])
+    eventually(lambda: api.get("/health").json["mail"]["error"])
+    clock.advance(days=6)
+    eventually(lambda: api.emails(state="failed"))
+    for line in ("GET /emails", "GET /emails/1", "GET /health", "POST /emails/1/retry"):
+        method, path = line.split(" ")
+        documented(method, path, api.request(path, method=method))
+
+
+TOO_LARGE = {"name": "M" * tracker.MAX_BODY, "email": "max@example.com"}
+
+
+@pytest.mark.usefixtures("website")
+@pytest.mark.parametrize(
+    ("status", "line", "more"),
+    [
+        (400, "GET /tickets?limit=0&sort=up&after=x&project_id=0&status=done&other=1", {}),
+        (400, "GET /users/1?verbose=1", {}),
+        (400, "POST /users", {"body": b"{"}),
+        (400, "PATCH /tickets/1?dry=1", {"body": {}}),
+        (403, "GET /health", {"Host": "elsewhere.example"}),
+        (403, "DELETE /users/3", {"Origin": "http://elsewhere.example"}),
+        (404, "GET /tickets/9", {}),
+        (404, "GET /tickets/9/history", {}),
+        (404, "GET /emails/0", {}),
+        (404, "DELETE /tickets/1/assignees/3", {}),
+        (405, "PATCH /users", {}),
+        (405, "DELETE /tickets/1", {}),
+        (409, "POST /projects", {"body": {"name": "WEBSITE"}}),
+        (409, "PUT /users/1", {"body": {"name": "Max", "email": "Dave@example.com"}}),
+        (409, "DELETE /projects/1", {}),
+        (412, "PUT /projects/1", {"body": {"name": "Shop"}, "If_Match": '"old"'}),
+        (412, "PUT /tickets/1/assignees/3", {"If_Match": '"old"'}),
+        (412, "DELETE /users/1", {"If_Match": '"old"'}),
+        (413, "POST /users", {"body": TOO_LARGE}),
+        (415, "POST /users", {"body": b"name=Max", "media_type": "text/plain"}),
+        (422, "POST /users", {"body": {"name": " M ", "email": "M@x", "n~a/m": 1}}),
+        (422, "PUT /tickets/1", {"body": {"assignees": [1, 99, "Max"], "project_id": 99}}),
+        (422, "PATCH /tickets/1", {"body": {"title": None, "status": "done"}}),
+    ],
+)
+def test_a_refusal_is_as_documented(send, status, line, more):
+    assert send(line, **more).status_code == status
+
+
+@pytest.mark.usefixtures("website")
+def test_retrying_a_mail_that_was_sent_is_refused_as_documented(send):
+    assert send("POST /emails/1/retry").status_code == 409
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(500, RuntimeError()), (503, db.Unavailable("The disk is full."))]
+)
+def test_a_defect_and_a_database_out_of_order_are_answered_as_documented(make_app, status, error):
+    def broken_clock():
+        raise error
+
+    api = Api(make_app(clock=broken_clock))
+    for path in ("/users", "/tickets/1", "/health"):
+        assert documented("GET", path, api.get(path, status="*")).status_code == status
+
+
+# ---------------------------------------------------------------- random requests
+
+
+# Schemathesis puts the server "." in front of the paths as it is, instead of resolving it.
+SCHEMA = schemathesis.openapi.from_dict(
+    DOCUMENT | {"servers": [{"url": "/"}]}, config=SchemathesisConfig()
+)
+
+# What a schema cannot say of a value: which ids exist, which cursors a Link has given, that
+# 1.0 is no id (to JSON Schema it is an integer), and which of all characters can be seen.
+BEYOND_A_SCHEMA = re.compile(
+    "there is no [0-9]+|does not exist|is not from a Link of this list"
+    "|is from a list in another order|must be an id, a whole number|must hold something visible"
+)
+
+
+def exceptions(case, response):
+    """The checks that do not apply to this answer."""
+    if response.status_code == 412:
+        # A random If-Match is outdated, whether or not the rest of the request is valid.
+        return [positive_data_acceptance, negative_data_rejection]
+    if any(part.mode.is_negative for part in case.meta.components.values()):
+        # Schemathesis calls a request positive that has a valid path and, left over from the
+        # case before, an invalid body.
+        return [positive_data_acceptance]
+    if response.status_code in (400, 422):
+        errors = response.json().get("errors", [])
+        if errors and all(BEYOND_A_SCHEMA.fullmatch(error["detail"]) for error in errors):
+            return [positive_data_acceptance]
+    return []
+
+
+@SCHEMA.parametrize()
+@settings(
+    max_examples=20,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),  # one app for all examples of an operation
+)
+@pytest.mark.usefixtures("website")
+def test_any_request_is_answered_as_documented(case, app):
+    random.seed()  # Hypothesis repeats its seed, and with it would repeat the Message-ID
+    response = case.call(app=app)
+    case.validate_response(response, excluded_checks=exceptions(case, response))
