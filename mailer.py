@@ -6,6 +6,7 @@ so that no request ever waits for a mail server. Nothing here knows about HTTP.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import logging
 import os
@@ -57,6 +58,10 @@ def queue_ticket_mail(
     """
     people = {user["id"] for user in ticket["assignees"]}
     people |= {user["id"] for user in (changes or {}).get("assignees", {}).get("from", [])}
+    if changes and "project_id" in changes:  # people know projects by their names
+        moved = changes["project_id"].items()
+        names = {side: json.loads(db.get_project(conn, id))["name"] for side, id in moved}
+        changes = changes | {"project_id": names}
     subject = f"[Ticket #{ticket['id']}] {ticket['title']}"
     body = describe(ticket, changes)
     db.queue_emails(
@@ -173,7 +178,7 @@ class Smtp:
     def __init__(self, url: str, sender: str, timeout: float = 10) -> None:
         parts = urlsplit(url)
         self.user, self.password = unquote(parts.username or ""), unquote(parts.password or "")
-        if parts.scheme not in ("smtp", "smtps") or not parts.hostname or parts.path.strip("/"):
+        if parts.scheme not in ("smtp", "smtps") or not parts.hostname or any(parts[2:]):
             raise ValueError("the SMTP URL must look like smtp://user:password@host:port")
         if not (self.user + self.password).isascii():
             raise ValueError("user and password of the SMTP URL must be ASCII")
@@ -216,9 +221,15 @@ class Smtp:
                 self._log_in(smtp)
 
     def _log_in(self, smtp: smtplib.SMTP) -> None:
-        here = self.host in ("localhost", "::1") or self.host.startswith("127.")
+        assert smtp.sock is not None
+        here = ipaddress.ip_address(smtp.sock.getpeername()[0]).is_loopback
         if not here and not isinstance(smtp.sock, ssl.SSLSocket):
             raise Refused("the server offers no TLS, and a password is not sent in clear text")
+        # One way only: many servers hang up at a wrong password, and to try it in the next way
+        # would then look like a lost connection.
+        offered = smtp.esmtp_features.get("auth", "").split()
+        ways = [way for way in ("PLAIN", "LOGIN", "CRAM-MD5") if way in offered]
+        smtp.esmtp_features["auth"] = " ".join(ways[:1])
         try:
             smtp.login(self.user, self.password)
         except smtplib.SMTPServerDisconnected:
@@ -437,7 +448,7 @@ class Mailer:
             if outgoing is None:  # its user was deleted meanwhile
                 continue
             failure = self._attempt(outgoing, conn.moment)
-            if self._stop.is_set() and isinstance(failure, Disconnected):
+            if self._stop.is_set() and isinstance(failure, (Disconnected, Unreachable)):
                 return  # it was cut by us
             broken = broken + 1 if isinstance(failure, Disconnected) else 0
             if broken == 2:

@@ -87,6 +87,14 @@ def _as_environ(more):
     return more
 
 
+class OnAnyPort(Controller):
+    """Port 0 means any, which aiosmtpd itself does not understand."""
+
+    def _trigger_server(self):
+        self.port = self.server.sockets[0].getsockname()[1]
+        super()._trigger_server()
+
+
 class MailServer:
     """A real SMTP server. `replies` maps "MAIL", an address or "DATA" to a refusal."""
 
@@ -94,9 +102,9 @@ class MailServer:
         self.messages = []  # (recipient, parsed message)
         self.replies = {}
         self.sessions = 0
-        self._controller = Controller(self, hostname="127.0.0.1", port=port, **settings)
+        self._controller = OnAnyPort(self, hostname="127.0.0.1", port=port, **settings)
         self._controller.start()
-        self.port = self._controller.server.sockets[0].getsockname()[1]
+        self.port = self._controller.port
         self.url = f"smtp://127.0.0.1:{self.port}"
 
     async def handle_EHLO(self, server, session, envelope, hostname, responses):  # noqa: N802

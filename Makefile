@@ -1,0 +1,35 @@
+# Each target sets up .venv by itself when pyproject.toml is newer, and not again.
+PYTHON ?= python3
+BIN = .venv/bin
+
+run: .venv/run
+	$(BIN)/python tracker.py
+
+test: .venv/dev
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build dist *.egg-info .coverage* .hypothesis .pytest_cache .mypy_cache .ruff_cache
+
+.venv/run: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check "bottle>=0.13,<0.14" "waitress>=3.0.1"
+	touch $@
+
+.venv/dev: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[dev]"
+	touch $@ .venv/run
+
+.PHONY: run test lint format clean
