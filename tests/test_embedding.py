@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import select
 import socket
 import sqlite3
 import subprocess
@@ -274,6 +275,7 @@ def test_mail_that_waits_when_the_app_is_closed_goes_out_from_the_next_app(make_
         first = make_app(smtp=f"smtp://127.0.0.1:{silent.getsockname()[1]}")
         api = Api(first)
         api.ticket(api.project()["id"], [api.user()["id"]])
+        eventually(lambda: select.select([silent], [], [], 0)[0])  # it waits for an answer
         first.close()
     assert mail_server.messages == []
     make_app(smtp=mail_server.url)
@@ -281,6 +283,25 @@ def test_mail_that_waits_when_the_app_is_closed_goes_out_from_the_next_app(make_
 
 
 # ---------------------------------------------------------------- processes
+
+
+TICKET = {"title": "Fix the database", "project_id": 1, "status": "open", "assignees": [1]}
+
+
+def ask(server, path, body=None):
+    """The JSON of the answer to a GET, or to a POST of the body."""
+    request = urllib.request.Request(
+        server.url + path,
+        None if body is None else json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def fill(server):
+    ask(server, "/projects", {"name": "Website"})
+    ask(server, "/users", {"name": "Max", "email": "max@example.com"})
 
 
 class Gunicorn:
@@ -303,16 +324,6 @@ class Gunicorn:
             assert self.lines[-1], "".join(self.lines)
         self.url = re.search(r"http://[0-9.:]+", "".join(self.lines))[0]
 
-    def ask(self, path, body=None):
-        """The JSON of the answer to a GET, or to a POST of the body."""
-        request = urllib.request.Request(
-            self.url + path,
-            None if body is None else json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
-
     def stop(self):
         self.process.terminate()
         _, rest = self.process.communicate(timeout=30)
@@ -329,7 +340,10 @@ def gunicorn(tmp_path, database):
 
     yield run
     for server in running:
-        server.stop()
+        try:
+            server.stop()
+        finally:
+            server.process.kill()
 
 
 @pytest.mark.parametrize("options", [["--preload"], []], ids=["preload", "each worker its own"])
@@ -337,17 +351,15 @@ def test_under_gunicorn_every_write_is_kept_and_every_mail_goes_out_once(
     gunicorn, mail_server, options
 ):
     server = gunicorn(mail_server.url, *options)
-    server.ask("/projects", {"name": "Website"})
-    server.ask("/users", {"name": "Max", "email": "max@example.com"})
-    body = {"project_id": 1, "status": "open", "assignees": [1]}
+    fill(server)
     with ThreadPoolExecutor(6) as pool:
         created = list(
-            pool.map(lambda n: server.ask("/tickets", body | {"title": f"No. {n}"}), range(60))
+            pool.map(lambda n: ask(server, "/tickets", TICKET | {"title": f"No. {n}"}), range(60))
         )
     assert len({ticket["id"] for ticket in created}) == 60
-    listed = server.ask("/tickets?limit=200&sort=created")
+    listed = ask(server, "/tickets?limit=200&sort=created")
     assert listed == sorted(created, key=lambda ticket: ticket["id"])
-    eventually(lambda: server.ask("/health")["mail"]["queued"] == 0, timeout=20)
+    eventually(lambda: ask(server, "/health")["mail"]["queued"] == 0, timeout=20)
     sent = sorted(message["Message-ID"] for message in mail_server.to("max@example.com"))
     assert len(sent) == len(set(sent)) == 60
     server.stop()
@@ -356,26 +368,25 @@ def test_under_gunicorn_every_write_is_kept_and_every_mail_goes_out_once(
 
 
 def test_under_gunicorn_mail_queued_before_the_start_goes_out_without_any_request(
-    gunicorn, make_app, mail_server
+    gunicorn, start, mail_server
 ):
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
-        before = make_app(smtp=f"smtp://127.0.0.1:{silent.getsockname()[1]}")
-        api = Api(before)
-        api.ticket(api.project()["id"], [api.user()["id"]])
-        before.close()
+        before = start("--smtp", f"smtp://127.0.0.1:{silent.getsockname()[1]}")
+        fill(before)
+        ask(before, "/tickets", TICKET)
+        before.kill()
+    assert mail_server.messages == []
     gunicorn(mail_server.url, "--preload", workers=2)
     assert eventually(lambda: mail_server.to("max@example.com"), timeout=20)
 
 
 def test_under_gunicorn_mail_goes_on_when_a_worker_is_replaced(gunicorn, mail_server):
     server = gunicorn(mail_server.url, "--preload", "--max-requests", "5", workers=2)
-    server.ask("/projects", {"name": "Website"})
-    server.ask("/users", {"name": "Max", "email": "max@example.com"})
-    body = {"title": "Fix the database", "project_id": 1, "status": "open", "assignees": [1]}
-    ids = [server.ask("/tickets", body)["id"] for _ in range(25)]
+    fill(server)
+    ids = [ask(server, "/tickets", TICKET)["id"] for _ in range(25)]
     assert ids == list(range(1, 26))
     eventually(lambda: len(mail_server.to("max@example.com")) >= 25, timeout=20)
-    eventually(lambda: server.ask("/health")["mail"]["queued"] == 0, timeout=20)
+    eventually(lambda: ask(server, "/health")["mail"]["queued"] == 0, timeout=20)
     assert len(mail_server.to("max@example.com")) == 25
 
 

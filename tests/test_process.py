@@ -1,0 +1,904 @@
+"""The tracker as a process: how it starts, serves, is stopped or killed, and its commands."""
+
+import asyncio
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, MailServer, eventually
+
+MAX = {"name": "Max", "email": "max@example.com"}
+DAVE = {"name": "Dave", "email": "dave@example.com"}
+HERE = {k: v for k, v in os.environ.items() if not k.startswith("TRACKER_")}
+
+
+def ask(server, method, path, body=None, **headers):
+    """(status, headers, JSON) of one request on a connection of its own."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=15)) as connection:
+        data = None if body is None else json.dumps(body)
+        connection.request(method, path, data, {"Content-Type": "application/json", **named})
+        answer = connection.getresponse()
+        text = answer.read()
+        return answer.status, answer.headers, json.loads(text) if text else None
+
+
+def create(server, path, **body):
+    status, _, created = ask(server, "POST", path, body)
+    assert status == 201, created
+    return created
+
+
+def ticket(server, *assignees, title="Fix the database"):
+    body = {"title": title, "project_id": 1, "status": "open", "assignees": list(assignees)}
+    return create(server, "/tickets", **body)
+
+
+def fill(server):
+    """The cast and their project."""
+    create(server, "/users", **MAX)
+    create(server, "/users", **DAVE)
+    create(server, "/projects", name="Website")
+
+
+@contextmanager
+def sent(server, data):
+    """A connection on which the bytes were sent."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+        with suppress(ConnectionError):  # it may be refused before its end
+            sock.sendall(data)
+        yield sock
+
+
+def exchange(server, data):
+    """(status, headers, JSON) of what is answered to the bytes; None if it only hangs up."""
+    with sent(server, data) as sock:
+        try:
+            answer = http.client.HTTPResponse(sock)
+            answer.begin()
+            text = answer.read()
+        except (ConnectionError, http.client.BadStatusLine):
+            return None
+    return answer.status, answer.headers, json.loads(text) if text else None
+
+
+def post(path, body, *headers):
+    lines = (f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", *headers)
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def chunked(body, size):
+    pieces = [body[at : at + size] for at in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+
+
+def assert_problem(answer, status):
+    assert answer is not None, "it only hung up"
+    assert answer[0] == answer[2]["status"] == status, answer[2]
+    assert answer[1]["Content-Type"] == "application/problem+json"
+    assert answer[2]["title"]
+    assert answer[2]["detail"]
+
+
+def command(*arguments, **settings):
+    """The outcome of a command that ends by itself."""
+    return subprocess.run(
+        [sys.executable, ROOT / "tracker.py", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        env=settings.pop("env", HERE),
+        **settings,
+    )
+
+
+def assert_one_clear_line(done, *words):
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert str(word) in done.stderr
+
+
+@contextmanager
+def process(*arguments, **settings):
+    """A tracker that is not started the way of `start`; yields the process and its ready line."""
+    running = subprocess.Popen(
+        [sys.executable, ROOT / "tracker.py", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **settings,
+    )
+    try:
+        running.port, line = None, running.stdout.readline()
+        if ready := re.search(r"ready on http://.*:([0-9]+),", line):
+            running.port = int(ready[1])
+        yield running, line
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def free_port():
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+        return listening.getsockname()[1]
+
+
+@pytest.fixture
+def silent():
+    """The URL of a mail server that takes connections and says nothing."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+        yield f"smtp://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def rows(database, sql):
+    with closing(sqlite3.connect(database)) as conn:
+        return conn.execute(sql).fetchall()
+
+
+# ---------------------------------------------------------------- starting
+
+
+def test_the_ready_line_names_the_address_the_database_and_where_mail_goes(start, database):
+    server = start("--smtp", "smtp://max:secret@127.0.0.1:2525")
+    [line] = server.lines
+    assert f"http://127.0.0.1:{server.port}" in line
+    assert str(database) in line
+    assert "127.0.0.1:2525" in line
+    assert "secret" not in line
+
+
+def test_without_a_mail_server_mail_is_printed_to_the_terminal(start):
+    server = start()
+    assert "terminal" in server.lines[-1]
+    fill(server)
+    ticket(server, 1)
+    eventually(lambda: ask(server, "GET", "/emails?state=sent")[2])
+    server.terminate()
+    output = "".join(server.lines)
+    assert "max@example.com" in output
+    assert "Ticket #1 created:\n" in output
+
+
+def test_each_request_is_one_line_with_method_path_status_and_milliseconds(start):
+    server = start()
+    create(server, "/projects", name="Website")
+    ask(server, "GET", "/tickets?text=private")
+    ask(server, "GET", "/users/7")
+    ask(server, "GET", "/health%0AGET%20/forged%20200%201%20ms")
+    server.terminate()
+    lines = [re.sub(r" [0-9.]+ ms\n", " N ms", line) for line in server.lines[1:]]
+    assert lines[:3] == [
+        "POST /projects 201 N ms",
+        "GET /tickets 200 N ms",
+        "GET /users/7 404 N ms",
+    ]
+    assert len(lines) == 4
+    assert lines[3].startswith("GET /health%0A")
+
+
+def test_quiet_has_no_line_per_request(start):
+    server = start("--quiet")
+    ask(server, "GET", "/health")
+    server.terminate()
+    assert len(server.lines) == 1
+
+
+def test_whoever_binds_to_all_addresses_is_warned_before_it_is_ready(start):
+    server = start("--host", "0.0.0.0")
+    assert "warning" in server.lines[0].lower()
+    assert "0.0.0.0" in server.lines[0]
+    assert ask(server, "GET", "/health")[0] == 200
+    assert_problem(ask(server, "GET", "/health", Host="192.168.1.5:8080"), 403)
+
+
+def test_whoever_binds_to_this_machine_only_is_not_warned(start):
+    assert len(start("--host", "localhost").lines) == 1
+
+
+def test_a_port_that_is_taken_is_one_clear_line(database):
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        assert_one_clear_line(command("--db", database, "--port", port), port, "in use")
+
+
+def make_folder(path):
+    path.mkdir()
+
+
+def make_text(path):
+    path.write_text("Buy milk.\n" * 100)
+
+
+def make_other_program(path):
+    with closing(sqlite3.connect(path)) as conn:
+        conn.execute("CREATE TABLE songs (title TEXT)")
+
+
+def make_newer_version(path):
+    command("send-test-mail", "max@example.com", "--db", path)
+    with closing(sqlite3.connect(path)) as conn:
+        conn.execute("PRAGMA user_version = 99")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (make_folder, "cannot be opened"),
+        (make_text, "not a database"),
+        (make_other_program, "another program"),
+        (make_newer_version, "newer"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_a_database_that_is_none_of_ours_is_one_clear_line_and_left_alone(database, make, words):
+    make(database)
+    before = database.is_file() and database.read_bytes()
+    assert_one_clear_line(command("--db", database, "--port", 0), database, words)
+    assert (database.is_file() and database.read_bytes()) == before
+
+
+def test_a_database_in_a_folder_that_is_not_there_is_one_clear_line(tmp_path):
+    database = tmp_path / "nowhere" / "tickets.db"
+    assert_one_clear_line(command("--db", database, "--port", 0), database)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--smtp", "mail.example.com"),
+        ("--smtp", "smtp://mail.example.com:many"),
+        ("--smtp", "smtp://mail.example.com:99999"),
+        ("--sender", "nobody"),
+        ("--sender", "a@example.com\r\nBcc: b@example.com"),
+        ("--port", "99999"),
+        ("--port", "-1"),
+        ("--host", "192.0.2.1"),
+    ],
+    ids=" ".join,
+)
+def test_a_setting_that_cannot_work_is_one_clear_line(database, options):
+    assert_one_clear_line(command("--db", database, "--port", "0", *options))
+
+
+def test_environment_variables_act_as_the_options_do(tmp_path, mail_server):
+    env = HERE | {
+        "TRACKER_DB": "elsewhere.db",
+        "TRACKER_HOST": "localhost",
+        "TRACKER_PORT": str(free_port()),
+        "TRACKER_SMTP": mail_server.url,
+        "TRACKER_SENDER": "tickets@example.org",
+        "TRACKER_ALLOWED_HOSTS": "tracker.example.com,other.example.com",
+    }
+    with process(env=env, cwd=tmp_path) as (server, line):
+        assert f"http://localhost:{env['TRACKER_PORT']}" in line
+        assert str(mail_server.port) in line
+        assert (tmp_path / "elsewhere.db").exists()
+        for host in ("tracker.example.com", "other.example.com:80", "localhost"):
+            assert ask(server, "GET", "/health", Host=host)[0] == 200
+        assert_problem(ask(server, "GET", "/health", Host="evil.example"), 403)
+        fill(server)
+        ticket(server, 1)
+        [(recipient, message)] = eventually(lambda: mail_server.messages)
+        assert (recipient, message["From"]) == ("max@example.com", "tickets@example.org")
+
+
+def test_options_win_over_environment_variables(tmp_path, mail_server):
+    env = HERE | {
+        "TRACKER_DB": "/nowhere/tickets.db",
+        "TRACKER_PORT": "1",
+        "TRACKER_SMTP": "smtp://127.0.0.1:1",
+        "TRACKER_SENDER": "nobody",
+    }
+    options = ("--db", "tickets.db", "--port", "0", "--smtp", mail_server.url)
+    with process(*options, "--sender", "a@example.org", env=env, cwd=tmp_path) as (_, line):
+        assert "ready" in line
+        assert str(tmp_path / "tickets.db") in line
+        assert str(mail_server.port) in line
+
+
+# ---------------------------------------------------------------- stopping, and being killed
+
+
+class HangingMailServer(MailServer):
+    """Takes a mail, and says nothing more."""
+
+    async def handle_DATA(self, server, session, envelope):  # noqa: N802
+        self.sessions = "hanging"
+        while True:
+            await asyncio.sleep(1)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_within_5_seconds_with_status_0(start, signum):
+    server = start()
+    fill(server)
+    asked = time.monotonic()
+    assert server.terminate(signum) == 0
+    assert time.monotonic() - asked < 5
+    assert "Traceback" not in "".join(server.lines)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_in_time_while_the_mail_server_is_silent_and_loses_no_mail(
+    start, silent, mail_server, signum
+):
+    server = start("--smtp", silent)
+    fill(server)
+    ticket(server, 1, 2)
+    asked = time.monotonic()
+    assert server.terminate(signum) == 0
+    assert time.monotonic() - asked < 5
+    start("--smtp", mail_server.url)
+    eventually(lambda: len(mail_server.messages) == 2)
+
+
+def test_it_ends_in_time_in_the_middle_of_a_mail_and_of_requests(start):
+    with ExitStack() as stack:
+        hanging = HangingMailServer()
+        stack.callback(hanging.stop)
+        server = start("--smtp", hanging.url)
+        fill(server)
+        ticket(server, 1)
+        eventually(lambda: hanging.sessions == "hanging")
+        for _ in range(10):
+            stack.enter_context(sent(server, post("/users", b"{", "Content-Length: 100")))
+        asked = time.monotonic()
+        assert server.terminate() == 0
+        assert time.monotonic() - asked < 5
+    [state] = rows(server.database, "SELECT state, attempts FROM emails")
+    assert state == ("queued", 0)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_what_was_acknowledged_is_there_at_the_next_start_with_all_its_mail(
+    start, mail_server, signum
+):
+    server = start("--smtp", mail_server.url, "--quiet")
+    fill(server)
+    acknowledged = []
+
+    def write(number):
+        with suppress(OSError, http.client.HTTPException):
+            while True:
+                acknowledged.append(ticket(server, 1, title=f"Of writer {number}"))
+
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(4):
+            pool.submit(write, number)
+        eventually(lambda: len(acknowledged) > 60)
+        server.process.send_signal(signum)
+        server.process.wait(10)
+
+    after = start("--smtp", mail_server.url, "--quiet")
+    for known in acknowledged:
+        assert ask(after, "GET", f"/tickets/{known['id']}")[2] == known
+    eventually(lambda: ask(after, "GET", "/health")[2]["mail"]["queued"] == 0, timeout=30)
+    # At least once: what goes out twice has the same Message-ID.
+    subjects = {mail["Message-ID"]: mail["Subject"] for mail in mail_server.to("max@example.com")}
+    assert sorted(subjects.values()) == sorted(
+        f"[Ticket #{id}] {title}"
+        for id, title in rows(after.database, "SELECT id, title FROM tickets")
+    )
+    assert rows(after.database, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_mail_queued_before_a_kill_goes_out_at_the_next_start_without_another_write(
+    start, silent, mail_server
+):
+    server = start("--smtp", silent)
+    fill(server)
+    ticket(server, 1, 2)
+    server.kill()
+    start("--smtp", mail_server.url)
+    eventually(lambda: len(mail_server.messages) == 2)
+    assert mail_server.to("max@example.com")
+    assert mail_server.to("dave@example.com")
+
+
+# ---------------------------------------------------------------- clients that are slow or wrong
+
+
+@pytest.fixture(scope="module")
+def start_once(tmp_path_factory):
+    """A server for the tests that change nothing."""
+    database = tmp_path_factory.mktemp("once") / "tickets.db"
+    with process("--db", database, "--port", "0", "--quiet", env=HERE) as (server, _):
+        yield server
+
+
+def test_a_silent_mail_server_delays_no_request(start, silent):
+    server = start("--smtp", silent)
+    fill(server)
+    asked = time.monotonic()
+    for _ in range(20):
+        ticket(server, 1, 2)
+    assert time.monotonic() - asked < 5
+    assert ask(server, "GET", "/health")[2]["mail"]["queued"] == 40
+
+
+@pytest.mark.parametrize(
+    "half",
+    [
+        b"GET /health HTTP/1.1\r\nHost: local",
+        post("/users", b'{"name": ', "Content-Length: 100"),
+        post("/users", b"4\r\n{   \r\n", "Transfer-Encoding: chunked"),
+        post("/users", b"", "Content-Length: 100", "Expect: 100-continue"),
+    ],
+    ids=["half a header", "half a body", "half of the chunks", "waits for 100"],
+)
+def test_50_half_requests_block_nobody(start, half):
+    server = start()
+    with ExitStack() as stack:
+        for _ in range(50):
+            stack.enter_context(sent(server, half))
+        asked = time.monotonic()
+        assert ask(server, "GET", "/health")[0] == 200
+        create(server, "/users", **MAX)
+        assert time.monotonic() - asked < 5
+
+
+def test_50_clients_that_do_not_read_their_answers_block_nobody(start):
+    server = start("--quiet")
+    create(server, "/projects", name="Website")
+    body = {"project_id": 1, "status": "open", "description": "long " * 2000}
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: create(server, "/tickets", title=f"No. {n}", **body), range(200)))
+    # Together these answers of each client are more than any server would keep in memory.
+    pipelined = b"GET /tickets?limit=200 HTTP/1.1\r\nHost: localhost\r\n\r\n" * 30
+    with ExitStack() as stack:
+        for _ in range(50):
+            stack.enter_context(sent(server, pipelined))
+        create(server, "/users", **MAX)
+        assert ask(server, "GET", "/health")[0] == 200
+
+
+def test_a_request_that_comes_byte_by_byte_is_served(start):
+    server = start()
+    data = post("/users", json.dumps(MAX).encode(), f"Content-Length: {len(json.dumps(MAX))}")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in data:
+            sock.send(bytes([byte]))
+        answer = http.client.HTTPResponse(sock)
+        answer.begin()
+        assert answer.status == 201
+
+
+def padded(size):
+    """A user as JSON, of that many bytes."""
+    return json.dumps(MAX).encode().ljust(size)
+
+
+LIMIT = 64 * 1024
+
+
+def test_a_body_of_64_kib_is_taken_and_one_byte_more_is_413(start):
+    server = start()
+    too_large = post("/users", padded(LIMIT + 1), f"Content-Length: {LIMIT + 1}")
+    assert_problem(exchange(server, too_large), 413)
+    taken = post("/users", padded(LIMIT), f"Content-Length: {LIMIT}")
+    assert exchange(server, taken)[0] == 201
+
+
+@pytest.mark.parametrize("length", [LIMIT + 1, 10**8, 10**12, 10**30])
+def test_a_body_announced_as_too_large_is_413_before_it_is_sent(start_once, length):
+    for sends in (b"", b"{"):
+        announced = post("/users", sends, f"Content-Length: {length}")
+        assert_problem(exchange(start_once, announced), 413)
+
+
+def test_a_client_that_asks_before_it_sends_too_much_is_told_413(start_once):
+    headers = (f"Content-Length: {LIMIT + 1}", "Expect: 100-continue")
+    assert_problem(exchange(start_once, post("/users", b"", *headers)), 413)
+
+
+def test_a_client_that_asks_before_it_sends_is_told_to_go_on(start):
+    server = start()
+    body = json.dumps(MAX).encode()
+    headers = (f"Content-Length: {len(body)}", "Expect: 100-continue")
+    with sent(server, post("/users", b"", *headers)) as sock:
+        assert sock.recv(1000).startswith(b"HTTP/1.1 100 ")
+        sock.sendall(body)
+        assert sock.recv(1000).startswith(b"HTTP/1.1 201 ")
+
+
+def test_a_body_far_too_large_is_413_also_to_a_client_that_sends_it_all(start_once):
+    body = b" " * 5_000_000
+    assert_problem(exchange(start_once, post("/users", body, f"Content-Length: {len(body)}")), 413)
+    assert ask(start_once, "GET", "/health")[0] == 200
+
+
+@pytest.mark.parametrize("size", [1000, LIMIT + 1])
+def test_chunks_that_are_too_large_together_are_413_before_their_end(start_once, size):
+    chunks = chunked(padded(LIMIT + 1000), size).removesuffix(b"0\r\n\r\n")
+    assert_problem(exchange(start_once, post("/users", chunks, "Transfer-Encoding: chunked")), 413)
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096, LIMIT])
+def test_a_chunked_body_of_proper_size_is_taken(start, size):
+    server = start()
+    chunks = chunked(padded(LIMIT), size)
+    assert exchange(server, post("/users", chunks, "Transfer-Encoding: chunked"))[0] == 201
+
+
+def test_giant_headers_are_a_problem(start_once):
+    giant = exchange(start_once, post("/users", b"", "X-Giant: " + "x" * 300_000))
+    assert_problem(giant, 431)
+    endless = b"GET /" + b"x" * 300_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    answer = exchange(start_once, endless)
+    assert 400 <= answer[0] < 500
+    assert_problem(answer, answer[0])
+    assert ask(start_once, "GET", "/health")[0] == 200
+
+
+SMUGGLED = b"POST /projects HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        (["Content-Length: 48", "Content-Length: 4"], json.dumps(MAX).encode()),
+        (["Content-Length: 48, 4"], json.dumps(MAX).encode()),
+        (["Content-Length: +48"], json.dumps(MAX).encode()),
+        (["Content-Length: -1"], b""),
+        (["Content-Length: 0x30"], json.dumps(MAX).encode()),
+        (["Content-Length: 4_8"], json.dumps(MAX).encode()),
+        (["Transfer-Encoding: gzip"], b""),
+        (["Transfer-Encoding: chunked, gzip"], b"0\r\n\r\n"),
+        (["Transfer-Encoding: chunked"], b"zz\r\n{}\r\n0\r\n\r\n"),
+        (["Transfer-Encoding: chunked"], b"-2\r\n{}\r\n0\r\n\r\n"),
+        (["Transfer-Encoding : chunked"], b"0\r\n\r\n"),
+    ],
+    ids=lambda value: " and ".join(value) if isinstance(value, list) else "",
+)
+def test_lengths_that_contradict_or_mean_nothing_are_refused_and_nothing_behind_them_is_read(
+    start_once, headers, body
+):
+    with sent(start_once, post("/users", body, *headers) + SMUGGLED) as sock:
+        reader, answered = sock.makefile("rb"), b""
+        with suppress(ConnectionError):
+            answered = reader.read()  # to the end: it hangs up
+    assert answered.count(b"HTTP/1.1 ") <= 1
+    if answered:
+        head, _, text = answered.partition(b"\r\n\r\n")
+        assert re.match(rb"HTTP/1.[01] (4[0-9][0-9]|501) ", head)
+        assert b"application/problem+json" in head
+        assert json.loads(text)["detail"]
+    assert ask(start_once, "GET", "/users")[2] == []
+
+
+def test_a_length_beside_chunks_smuggles_no_request(start_once):
+    both = ("Transfer-Encoding: chunked", "Content-Length: 5")
+    # RFC 9112, 6.1: either refused, or answered by the chunks alone; then it hangs up.
+    answered = b""
+    with (
+        sent(start_once, post("/users", b"0\r\n\r\n" + SMUGGLED, *both)) as sock,
+        suppress(ConnectionError),
+    ):
+        answered = sock.makefile("rb").read()
+    assert re.findall(rb"HTTP/1.1 ([0-9])", answered) in ([], [b"4"])
+
+
+# ---------------------------------------------------------------- Host and Origin
+
+
+@pytest.mark.parametrize("path", ["/health", "/there/is/nothing", "/users/7"])
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "a@localhost", "10.0.0.1"],
+)
+def test_a_foreign_host_is_refused_on_every_path(start_once, host, path):
+    for method in ("GET", "HEAD", "DELETE", "BREW"):
+        status, headers, _ = ask(start_once, method, path, Host=host)
+        assert (status, headers["Content-Type"]) == (403, "application/problem+json")
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.0.0.9", "[::1]:1"]
+)
+def test_the_names_of_this_machine_are_served(start_once, host):
+    assert ask(start_once, "GET", "/health", Host=host)[0] == 200
+
+
+def test_a_request_without_host_is_a_problem(start_once):
+    answer = exchange(start_once, b"GET /health HTTP/1.1\r\n\r\n")
+    assert answer[0] in (400, 403)
+    assert_problem(answer, answer[0])
+
+
+def test_allow_host_serves_another_name_and_a_star_serves_any(start):
+    server = start("--allow-host", "Tracker.example.com", "--allow-host", "other.example.com")
+    for host in ("tracker.example.com", "OTHER.example.com:8080", "localhost"):
+        assert ask(server, "GET", "/health", Host=host)[0] == 200
+    assert_problem(ask(server, "GET", "/health", Host="evil.example"), 403)
+    assert ask(start("--allow-host", "*"), "GET", "/health", Host="evil.example")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "same-site"},
+    ],
+    ids=str,
+)
+def test_a_write_sent_by_the_page_of_another_site_is_refused_on_every_path(start_once, headers):
+    for method, path in (("POST", "/projects"), ("DELETE", "/users/1"), ("PUT", "/nothing")):
+        assert_problem(ask(start_once, method, path, {"name": "Website"}, **headers), 403)
+    assert ask(start_once, "GET", "/projects", **headers)[2] == []
+
+
+@pytest.mark.parametrize("site", ["same-origin", "none"])
+def test_a_write_of_its_own_page_is_taken(start, site):
+    server = start()
+    own = {"Origin": server.url, "Sec_Fetch_Site": site}
+    assert ask(server, "POST", "/projects", {"name": "Website"}, **own)[0] == 201
+
+
+# ---------------------------------------------------------------- many at once
+
+
+def test_of_50_changes_at_once_with_the_same_if_match_one_succeeds(start):
+    server = start("--quiet")
+    fill(server)
+    ticket(server)
+    etag = ask(server, "GET", "/tickets/1")[1]["ETag"]
+
+    def change(number):
+        title = {"title": f"Change {number}"}
+        return ask(server, "PATCH", "/tickets/1", title, If_Match=etag)
+
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(change, range(50)))
+    assert sorted(status for status, _, _ in answers) == [200] + [412] * 49
+    [changed] = (answer for status, _, answer in answers if status == 200)
+    assert ask(server, "GET", "/tickets/1")[2] == changed
+    assert len(ask(server, "GET", "/tickets/1/history")[2]) == 1
+
+
+def test_50_changes_at_once_without_if_match_are_all_kept_in_the_history(start):
+    server = start("--quiet")
+    fill(server)
+    ticket(server, title="Change 0")
+
+    def change(number):
+        return ask(server, "PATCH", "/tickets/1", {"title": f"Change {number}"})[0]
+
+    with ThreadPoolExecutor(50) as pool:
+        assert list(pool.map(change, range(1, 51))) == [200] * 50
+    history = ask(server, "GET", "/tickets/1/history?limit=200")[2]
+    steps = [entry["changes"]["title"] for entry in history]
+    assert {step["to"] for step in steps} == {f"Change {number}" for number in range(1, 51)}
+    titles = ["Change 0"] + [step["to"] for step in steps]
+    assert [step["from"] for step in steps] == titles[:-1]
+    assert ask(server, "GET", "/tickets/1")[2]["title"] == titles[-1]
+
+
+def test_two_servers_on_one_database_keep_every_write_and_send_every_mail_once(start, mail_server):
+    servers = [start("--smtp", mail_server.url, "--quiet") for _ in range(2)]
+    fill(servers[0])
+
+    def write(number):
+        return ticket(servers[number % 2], 1, 2, title=f"No. {number}")
+
+    with ThreadPoolExecutor(8) as pool:
+        written = list(pool.map(write, range(80)))
+    for server in servers:
+        listed = ask(server, "GET", "/tickets?limit=200&sort=created")[2]
+        assert listed == sorted(written, key=lambda known: known["id"])
+    eventually(lambda: ask(servers[1], "GET", "/health")[2]["mail"]["queued"] == 0, timeout=30)
+    assert len(mail_server.messages) == 160
+    assert len({message["Message-ID"] for _, message in mail_server.messages}) == 160
+
+
+def test_when_the_server_that_delivers_is_killed_the_other_one_takes_over(start, mail_server):
+    first, second = (start("--smtp", mail_server.url) for _ in range(2))
+    fill(first)
+    ticket(first, 1)
+    eventually(lambda: len(mail_server.messages) == 1)
+    first.kill()
+    ticket(second, 1)
+    eventually(lambda: len(mail_server.messages) == 2)
+
+
+# ---------------------------------------------------------------- backup
+
+
+def test_a_backup_is_whole_while_the_server_is_written_to_and_can_be_served(
+    start, mail_server, tmp_path
+):
+    server = start("--smtp", mail_server.url, "--quiet")
+    fill(server)
+    done, target = threading.Event(), tmp_path / "backup.db"
+
+    def write():
+        while not done.is_set():
+            ticket(server, 1, 2)
+
+    with ThreadPoolExecutor(4) as pool:
+        writing = [pool.submit(write) for _ in range(4)]
+        try:
+            for _ in range(3):
+                backup = command("backup", target, "--db", server.database)
+                assert backup.returncode == 0, backup.stderr
+                check_backup(target)
+        finally:
+            done.set()
+    assert [future.result() for future in writing] == [None] * 4
+
+    restored = start("--smtp", mail_server.url, "--quiet", database=target)
+    kept = len(rows(target, "SELECT id FROM tickets"))
+    assert ask(restored, "GET", f"/tickets/{kept}")[0] == 200
+    assert ticket(restored, 1)["id"] == kept + 1
+
+
+def check_backup(target):
+    assert rows(target, "PRAGMA integrity_check") == [("ok",)]
+    assert rows(target, "PRAGMA foreign_key_check") == []
+    mail = rows(
+        target,
+        "SELECT count(emails.id) FROM tickets LEFT JOIN emails ON ticket_id = tickets.id"
+        " GROUP BY tickets.id",
+    )
+    assert mail
+    assert set(mail) == {(2,)}
+
+
+def test_a_backup_replaces_an_older_one_and_leaves_nothing_else_behind(start, tmp_path):
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    target = folder / "backup.db"
+    server = start()
+    assert command("backup", target, "--db", server.database).returncode == 0
+    fill(server)
+    assert command("backup", target, "--db", server.database).returncode == 0
+    assert rows(target, "SELECT name FROM users") == [("Max",), ("Dave",)]
+    assert os.listdir(folder) == ["backup.db"]
+
+
+def test_a_backup_without_a_server_is_whole(start, tmp_path):
+    server = start()
+    fill(server)
+    server.kill()  # what was written is still in the -wal
+    target = tmp_path / "backup.db"
+    assert command("backup", target, env=HERE | {"TRACKER_DB": str(server.database)}).stderr == ""
+    assert rows(target, "SELECT name FROM users") == [("Max",), ("Dave",)]
+
+
+def test_a_backup_of_a_database_that_is_not_there_is_one_clear_line(tmp_path):
+    database, target = tmp_path / "missing.db", tmp_path / "backup.db"
+    assert_one_clear_line(command("backup", target, "--db", database), database)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_backup_that_cannot_be_written_is_one_clear_line_and_leaves_nothing(start, tmp_path):
+    server = start()
+    fill(server)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for target in (tmp_path / "nowhere" / "backup.db", folder):
+        assert_one_clear_line(command("backup", target, "--db", server.database), target)
+    assert os.listdir(folder) == []
+    assert not [name for name in os.listdir(tmp_path) if "partial" in name or "nowhere" in name]
+
+
+def test_a_backup_of_a_file_that_is_no_database_leaves_the_older_backup(tmp_path):
+    database, target = tmp_path / "tickets.db", tmp_path / "backup.db"
+    make_text(database)
+    target.write_text("the older backup")
+    assert_one_clear_line(command("backup", target, "--db", database), database, "not a database")
+    assert target.read_text() == "the older backup"
+
+
+@pytest.mark.parametrize("link", [None, os.symlink, os.link], ids=["same", "symlink", "hard link"])
+def test_a_backup_onto_the_database_itself_is_refused(start, tmp_path, link):
+    server = start()
+    fill(server)
+    target = server.database
+    if link:
+        target = tmp_path / "other-name.db"
+        link(server.database, target)
+    assert_one_clear_line(command("backup", target, "--db", server.database), target)
+    assert len(ask(server, "GET", "/users")[2]) == 2
+
+
+def test_a_copied_backup_is_restored_by_starting_on_it(start, tmp_path):
+    server = start()
+    fill(server)
+    known = ticket(server, 1)
+    eventually(lambda: ask(server, "GET", "/health")[2]["mail"]["queued"] == 0)
+    command("backup", tmp_path / "backup.db", "--db", server.database)
+    server.terminate()
+    restored = tmp_path / "restored.db"
+    shutil.copy(tmp_path / "backup.db", restored)
+    assert ask(start(database=restored), "GET", "/tickets/1")[2] == known
+
+
+# ---------------------------------------------------------------- send-test-mail
+
+
+@pytest.fixture(params=[True, False], ids=["with a server", "without a server"])
+def send_test_mail(request, start, database):
+    """Sends a test mail through the URL, with a server running on the same database or without."""
+
+    def send(url, address="max@example.com"):
+        if request.param:
+            start("--smtp", url)
+        return command("send-test-mail", address, "--db", database, "--smtp", url)
+
+    return send
+
+
+def test_a_test_mail_reaches_a_real_server(send_test_mail, mail_server, database):
+    done = send_test_mail(mail_server.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "max@example.com" in done.stdout
+    [(recipient, message)] = mail_server.messages
+    assert (recipient, message["To"]) == ("max@example.com", "max@example.com")
+    assert rows(database, "SELECT state FROM emails") == [("sent",)]
+
+
+def test_a_test_mail_that_is_refused_tells_the_words_of_the_server(send_test_mail, mail_server):
+    mail_server.replies["max@example.com"] = "550 5.1.1 there is no Max here"
+    done = send_test_mail(mail_server.url)
+    assert done.returncode == 1
+    assert "550 5.1.1 there is no Max here" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_test_mail_with_a_refused_sender_tells_the_words_of_the_server(
+    send_test_mail, mail_server
+):
+    mail_server.replies["MAIL"] = "553 5.7.1 not your address"
+    done = send_test_mail(mail_server.url)
+    assert done.returncode == 1
+    assert "553 5.7.1 not your address" in done.stdout + done.stderr
+
+
+def test_a_test_mail_to_a_port_where_nothing_listens_says_so_and_stays_queued(
+    send_test_mail, database
+):
+    done = send_test_mail(f"smtp://127.0.0.1:{free_port()}")
+    assert done.returncode == 1
+    assert "refused" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert rows(database, "SELECT state FROM emails") == [("queued",)]
+
+
+def test_a_test_mail_without_a_mail_server_is_printed(database):
+    done = command("send-test-mail", "max@example.com", "--db", database)
+    assert done.returncode == 0
+    assert "mail to max@example.com" in done.stdout
+
+
+@pytest.mark.parametrize("address", ["max", "Max <max@example.com>", "a@b.example,c@d.example"])
+def test_a_test_mail_to_what_is_no_address_is_one_clear_line(database, address):
+    assert_one_clear_line(command("send-test-mail", address, "--db", database), address)
+
+
+def test_the_help_names_every_option_and_command():
+    done = command("--help", cwd=Path(ROOT).parent)
+    assert done.returncode == 0
+    for word in ("--db", "--host", "--port", "--smtp", "--sender", "--allow-host", "--quiet"):
+        assert word in done.stdout
+    assert "backup" in done.stdout
+    assert "send-test-mail" in done.stdout
