@@ -17,6 +17,7 @@ import socket
 import ssl
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
@@ -81,7 +82,8 @@ def queue_ticket_mail(
 
 
 def new_message_id(sender: str) -> str:
-    return make_msgid(domain=sender.rpartition("@")[2])
+    # A UUID, since make_msgid alone draws on `random`, which a host application may seed.
+    return make_msgid(uuid.uuid4().hex, sender.rpartition("@")[2])
 
 
 def describe(ticket: dict[str, Any], changes: db.Changes | None) -> str:

@@ -22,6 +22,7 @@ import socket
 import sqlite3
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -308,7 +309,7 @@ def line(shortest: int, longest: int, forbidden: re.Pattern[str] = NOT_IN_A_LINE
             fault(f"must have at most {longest:,} characters")
         if found := forbidden.search(value):
             fault(f"must not hold the character U+{ord(found[0]):04X}")
-        elif value and not any(char.isprintable() for char in value):
+        elif value and all(unicodedata.category(char) == "Cf" for char in value):
             fault("must hold something visible")
         return value
 
@@ -429,7 +430,7 @@ def read_body(environ: dict[str, Any], media_types: tuple[str, ...]) -> dict[str
     elif re.fullmatch(r"[0-9]{0,18}", length) and "HTTP_TRANSFER_ENCODING" not in environ:
         exact = True
     else:
-        raise Problem(411, "The length of the body is not known.")
+        raise Problem(400, "The length of the body is not known.")
     wanted = min(int(length or 0), MAX_BODY + 1)
     body: bytes = environ["wsgi.input"].read(wanted)
     if exact and len(body) < wanted:
