@@ -123,7 +123,8 @@ class Database:
     ) -> None:
         if sqlite3.sqlite_version_info < (3, 37):
             raise Unavailable(f"SQLite 3.37 or newer is needed, this is {sqlite3.sqlite_version}.")
-        self.path = os.path.realpath(path)
+        self.name = os.fspath(path)
+        self.path = os.path.realpath(path)  # by whatever link it is opened: the same locks
         self.clock = clock
         # SQLite 3.7.0 to 3.51.2 can lose a committed write if one connection commits while
         # another checkpoints ("the WAL-reset bug", sqlite.org/wal.html). A commit runs its

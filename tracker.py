@@ -876,7 +876,7 @@ def serve(app: Application, host: str, port: int) -> None:
         )
     shown = f"[{host}]" if ":" in host else host
     print(
-        f"Tracker ready on http://{shown}:{port}, database {app.database.path},"
+        f"Tracker ready on http://{shown}:{port}, database {app.database.name},"
         f" mail goes to {app.mailer.server}.",
         flush=True,
     )
