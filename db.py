@@ -171,8 +171,7 @@ class Database:
         partial = f"{target}.partial"
         if os.path.exists(target) and os.path.samefile(target, self.path):
             raise FileExistsError(f"{target} is the database itself")
-        with suppress(FileNotFoundError):
-            os.unlink(partial)
+        Path(partial).write_bytes(b"")  # says better than SQLite what is wrong with the place
         try:
             with closing(sqlite3.connect(partial)) as copy, self.transaction() as conn:
                 # This read fixes the snapshot. Without it, each write by somebody else

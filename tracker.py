@@ -33,8 +33,8 @@ from typing import Any, NamedTuple, NoReturn, TextIO
 from urllib.parse import parse_qsl, quote, urlencode
 
 import bottle
-from waitress.channel import HTTPChannel
-from waitress.parser import HTTPRequestParser
+from waitress.channel import ClientDisconnected, HTTPChannel
+from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import BaseWSGIServer, create_server
 from waitress.task import ErrorTask
 from waitress.utilities import RequestEntityTooLarge
@@ -169,7 +169,9 @@ class Application:
         def bounded(**ids: int) -> Any:
             environ = bottle.request.environ
             call = Call(
-                environ, self.mailer.sender, read_query(environ["QUERY_STRING"], route.query)
+                environ,
+                self.mailer.sender,
+                read_query(environ.get("QUERY_STRING", ""), route.query),
             )
             # The whole body before the transaction, or a slow client would hold the lock.
             if route.takes:
@@ -792,8 +794,13 @@ class Parser(HTTPRequestParser):
         body = self.body_rcv
         if max(self.content_length, 0 if body is None else len(body)) > MAX_BODY:
             self.error: Any = RequestEntityTooLarge(f"The body is larger than {MAX_BODY:,} bytes.")
-            self.completed = True
+            self.completed, self.expect_continue = True, False
         return consumed
+
+    def parse_header(self, header_plus: bytes) -> None:
+        super().parse_header(header_plus)
+        if self.chunked and "CONTENT_LENGTH" in self.headers:  # who is right? RFC 9112, 6.3
+            raise ParsingError("Content-Length and Transfer-Encoding contradict each other.")
 
 
 class ProblemTask(ErrorTask):
@@ -811,7 +818,7 @@ class ProblemTask(ErrorTask):
 
 
 class Channel(HTTPChannel):
-    """A connection that hangs up gently.
+    """A connection that hangs up gently, and on who does not listen.
 
     To close it while the client is still sending would reset it, and the client would
     never read why. So what comes after a refusal is dropped for a while, then it is closed.
@@ -830,6 +837,12 @@ class Channel(HTTPChannel):
             with suppress(OSError):
                 self.socket.shutdown(socket.SHUT_WR)
 
+    def _flush_outbufs_below_high_watermark(self) -> None:
+        # Where waitress has a thread wait until the client has read its answers.
+        if self.total_outbufs_len > self.adj.outbuf_high_watermark:
+            self.will_close = True
+            raise ClientDisconnected
+
     def handle_read(self) -> None:
         if not self.lingering:
             super().handle_read()
@@ -842,20 +855,25 @@ class Channel(HTTPChannel):
 def serve(app: Application, host: str, port: int) -> None:
     """Serve until SIGTERM or Ctrl-C. Raises OSError if the port cannot be had."""
     sockets: dict[int, Any] = {}
-    server = create_server(
-        app,
-        map=sockets,
-        host=host,
-        port=port,
-        threads=4,
-        connection_limit=1000,
-        channel_timeout=30,
-        cleanup_interval=5,
-        max_request_header_size=64 * 1024,
-        max_request_body_size=8 * MAX_BODY,  # as chunks, each with its overhead
-        asyncore_use_poll=True,
-        clear_untrusted_proxy_headers=True,
-    )
+    try:
+        if not 0 <= port < 65536:  # the system would take it modulo 65536
+            raise OSError("a port is a number from 0 to 65535")
+        server = create_server(
+            app,
+            map=sockets,
+            host=host,
+            port=port,
+            threads=4,
+            connection_limit=1000,
+            channel_timeout=30,
+            cleanup_interval=5,
+            max_request_header_size=64 * 1024,
+            max_request_body_size=8 * MAX_BODY,  # as chunks, each with its overhead
+            asyncore_use_poll=True,
+        )
+    except (OSError, ValueError) as error:
+        app.close()
+        raise OSError(f"cannot listen on {host} port {port}: {error}") from error
     for listener in sockets.values():
         if isinstance(listener, BaseWSGIServer):
             listener.channel_class = Channel
@@ -933,7 +951,7 @@ def main(argv: list[str] | None = None) -> int:
             return run_test_mail(app, args.address)
         serve(app, args.host, args.port)
         return 0
-    except (ValueError, OSError, OverflowError) as error:
+    except (ValueError, OSError) as error:
         print(f"tracker: {error}", file=sys.stderr)
     except (db.Unavailable, sqlite3.Error) as error:
         print(f"tracker: {args.db}: {error}", file=sys.stderr)
