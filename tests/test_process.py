@@ -474,6 +474,8 @@ def test_clients_that_do_not_read_their_answers_block_nobody(start):
             assert ask(server, "GET", "/health")[0] == 200
             time.sleep(0.1)  # meanwhile answers pile up
         create(server, "/users", **MAX)
+    assert server.terminate() == 0
+    assert "Traceback" not in "".join(server.lines)
 
 
 def test_a_request_that_comes_byte_by_byte_is_served(start):
