@@ -135,7 +135,9 @@ class Database:
         self._idle: list[Connection] = []
         self._in_use = 0
         self._forking = self._closed = False
-        with _translated(), closing(self._connect()) as conn:
+        # The first connection stays open: on a full disk, SQLite could not create anew the
+        # files that it deletes with the last one.
+        with _translated(), self._connection() as conn:
             self._set_up(conn)
         _databases.add(self)
 

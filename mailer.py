@@ -25,7 +25,7 @@ from email.charset import QP, Charset
 from email.header import Header
 from email.message import Message
 from email.policy import compat32
-from email.utils import format_datetime, make_msgid
+from email.utils import format_datetime
 from typing import Any, TextIO
 from urllib.parse import unquote, urlsplit
 
@@ -82,8 +82,8 @@ def queue_ticket_mail(
 
 
 def new_message_id(sender: str) -> str:
-    # A UUID, since make_msgid alone draws on `random`, which a host application may seed.
-    return make_msgid(uuid.uuid4().hex, sender.rpartition("@")[2])
+    # Not make_msgid, which draws on `random`: a host application may have seeded that.
+    return f"<{uuid.uuid4()}@{sender.rpartition('@')[2]}>"
 
 
 def describe(ticket: dict[str, Any], changes: db.Changes | None) -> str:

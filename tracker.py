@@ -21,6 +21,7 @@ import signal
 import socket
 import sqlite3
 import sys
+import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterable
@@ -28,17 +29,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple, NoReturn, TextIO
 from urllib.parse import parse_qsl, quote, urlencode
 
 import bottle
-from waitress.channel import ClientDisconnected, HTTPChannel
+from waitress import wasyncore
+from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import BaseWSGIServer, create_server
 from waitress.task import ErrorTask
 from waitress.utilities import RequestEntityTooLarge
-from waitress.wasyncore import ExitNow
 
 import db
 import mailer
@@ -762,14 +762,15 @@ def create_app(
     sender: str | None = None,
     allowed_hosts: Iterable[str] | None = None,
     clock: Callable[[], datetime] = db.utc_now,
-    output: TextIO = sys.stdout,
+    output: TextIO | None = None,
 ) -> Application:
     """The tracker as a WSGI application, to be ended with its close().
 
-    What is None comes from TRACKER_DB, TRACKER_SMTP, TRACKER_SENDER, TRACKER_ALLOWED_HOSTS
-    or is "tickets.db", "" (mail is printed to `output`), an address at localhost, and the
-    loopback names only. `allowed_hosts` has names without a port; "*" ends the check of
-    Host. Raises ValueError for a bad setting, db.Unavailable if there is no database.
+    What is None comes from TRACKER_DB, TRACKER_SMTP, TRACKER_SENDER, TRACKER_ALLOWED_HOSTS,
+    or is "tickets.db", "" (mail is printed to `output`, by default standard output), an
+    address at localhost, and the loopback names only. `allowed_hosts` are names without a
+    port; "*" ends the check of Host. Raises ValueError for a bad setting, and
+    db.Unavailable if the database cannot be opened.
     """
     env = os.environ
     database = database if database is not None else env.get("TRACKER_DB") or "tickets.db"
@@ -779,7 +780,7 @@ def create_app(
         allowed_hosts = re.split(r"[,\s]+", env.get("TRACKER_ALLOWED_HOSTS", ""))
     if not SENDER.fullmatch(sender):
         raise ValueError(f"the sender {sender!r} is not an email address")
-    server = mailer.Smtp(smtp, sender) if smtp else mailer.Console(output)
+    server = mailer.Smtp(smtp, sender) if smtp else mailer.Console(output or sys.stdout)
     base = db.Database(database, clock)
     app = Application(base, mailer.Mailer(base, server, sender), filter(None, allowed_hosts))
     app.mailer.start()
@@ -794,7 +795,13 @@ class Parser(HTTPRequestParser):
         body = self.body_rcv
         if max(self.content_length, 0 if body is None else len(body)) > MAX_BODY:
             self.error: Any = RequestEntityTooLarge(f"The body is larger than {MAX_BODY:,} bytes.")
-            self.completed, self.expect_continue = True, False
+            self.completed = True
+        if self.completed:
+            self.expect_continue = False  # waitress would wait for more, in vain
+            if consumed < len(data) and not self.empty:
+                # No pipelining: who asks on and on but reads no answers would block a thread.
+                self.headers["CONNECTION"] = "close"
+                consumed = len(data)
         return consumed
 
     def parse_header(self, header_plus: bytes) -> None:
@@ -818,7 +825,7 @@ class ProblemTask(ErrorTask):
 
 
 class Channel(HTTPChannel):
-    """A connection that hangs up gently, and on who does not listen.
+    """A connection that hangs up gently.
 
     To close it while the client is still sending would reset it, and the client would
     never read why. So what comes after a refusal is dropped for a while, then it is closed.
@@ -836,12 +843,6 @@ class Channel(HTTPChannel):
             self.lingering, self.will_close = True, False
             with suppress(OSError):
                 self.socket.shutdown(socket.SHUT_WR)
-
-    def _flush_outbufs_below_high_watermark(self) -> None:
-        # Where waitress has a thread wait until the client has read its answers.
-        if self.total_outbufs_len > self.adj.outbuf_high_watermark:
-            self.will_close = True
-            raise ClientDisconnected
 
     def handle_read(self) -> None:
         if not self.lingering:
@@ -879,11 +880,10 @@ def serve(app: Application, host: str, port: int) -> None:
             listener.channel_class = Channel
             port = listener.effective_port
 
-    def leave(signum: int, frame: FrameType | None) -> NoReturn:
-        raise ExitNow  # what waitress lets through; SystemExit it would take as its own
-
-    signal.signal(signal.SIGTERM, leave)
-    signal.signal(signal.SIGINT, leave)
+    stop = threading.Event()
+    # Only a flag: an exception raised here could meet an `except` of waitress, and get lost.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda signum, frame: stop.set())
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a queue is no cause for alarm
     # Handing the interpreter over between its threads is what costs waitress most.
     sys.setswitchinterval(0.0005)
@@ -898,8 +898,8 @@ def serve(app: Application, host: str, port: int) -> None:
         f" mail goes to {app.mailer.server}.",
         flush=True,
     )
-    with suppress(ExitNow):
-        server.run()
+    while not stop.is_set():
+        wasyncore.loop(timeout=0.2, use_poll=True, map=sockets, count=1)
     server.task_dispatcher.shutdown(timeout=1)
     app.close()
 
