@@ -402,19 +402,21 @@ def read_fields(
     A PATCH may leave out everything, and PUT and PATCH may send back what is read-only.
     """
     method = call.environ["REQUEST_METHOD"]
-    posted = method == "POST"
-    missing = {"POST": "is required", "PUT": "is required in a PUT; PATCH changes single fields"}
-    data = {**defaults, **call.data} if posted else call.data
-    clean, errors = validate(data, fields, set() if posted else read_only, missing.get(method))
-    for name, table in (("project_id", "projects"), ("assignees", "users")):
+    data, ignored = call.data, read_only
+    if method == "POST":
+        data, ignored = defaults | data, set()
+    missing = None if method == "PATCH" else "is required"
+    if method == "PUT" and fields is TICKET:
+        missing = "is required in a PUT; PATCH changes single fields"
+    clean, errors = validate(data, fields, ignored, missing)
+    for name, what in (("project_id", "project"), ("assignees", "user")):
         value = clean.get(name)
         ids = value if isinstance(value, list) else [value]
-        unknown = db.list_missing(call.conn, table, [id for id in ids if id])
+        unknown = db.list_missing(call.conn, f"{what}s", [id for id in ids if id])
         for place, id in enumerate(ids):
             if id in unknown:
-                errors.append(
-                    error_at(name, f"there is no {id}", f"/{place}" if value is ids else "")
-                )
+                inside = f"/{place}" if ids is value else ""
+                errors.append(error_at(name, f"there is no {what} {id}", inside))
     if errors:
         count = "1 field is" if len(errors) == 1 else f"{len(errors)} fields are"
         raise Problem(422, f"{count} not valid.", errors)
@@ -428,15 +430,14 @@ def read_body(environ: dict[str, Any], media_types: tuple[str, ...]) -> dict[str
     # Not bottle.request.body: it would decode chunks once more that the server has decoded.
     length = environ.get("CONTENT_LENGTH") or ""
     if environ.get("wsgi.input_terminated") and not length:
-        length, exact = str(MAX_BODY + 1), False
-    elif re.fullmatch(r"[0-9]{0,18}", length) and "HTTP_TRANSFER_ENCODING" not in environ:
-        exact = True
-    else:
+        body: bytes = environ["wsgi.input"].read(MAX_BODY + 1)
+    elif "HTTP_TRANSFER_ENCODING" in environ or not re.fullmatch("[0-9]{0,18}", length):
         raise Problem(400, "The length of the body is not known.")
-    wanted = min(int(length or 0), MAX_BODY + 1)
-    body: bytes = environ["wsgi.input"].read(wanted)
-    if exact and len(body) < wanted:
-        raise Problem(400, "The body is shorter than its Content-Length says.")
+    else:
+        size = min(int(length or 0), MAX_BODY + 1)
+        body = environ["wsgi.input"].read(size)
+        if len(body) < size:
+            raise Problem(400, "The body is shorter than its Content-Length says.")
     if len(body) > MAX_BODY:
         raise Problem(413, f"The body is larger than {MAX_BODY:,} bytes.")
     return parse_object(body)

@@ -66,6 +66,13 @@ def test_required_fields_are_required(api, path, body, missing):
     assert faults(api, path, body) == dict.fromkeys(missing, "is required")
 
 
+def test_only_where_there_is_a_patch_a_put_points_to_it(api):
+    api.ticket()
+    assert "PATCH" in api.problem("PUT", "/tickets/1", {})["errors"][0]["detail"]
+    for path in ("/users/1", "/projects/1"):
+        assert "PATCH" not in api.problem("PUT", path, {})["errors"][0]["detail"]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "pointer"),
     [
@@ -153,7 +160,7 @@ def test_names_that_are_taken_as_they_are(api, name):
         ("project_id", -1, "does not exist"),
         ("project_id", 2**63, "does not exist"),
         ("project_id", 10**4000, "does not exist"),
-        ("project_id", 2**63 - 1, "there is no 9223372036854775807"),
+        ("project_id", 2**63 - 1, "there is no project 9223372036854775807"),
         ("assignees", None, "must be a list of user ids"),
         ("assignees", 1, "must be a list of user ids"),
         ("assignees", "1", "must be a list of user ids"),
