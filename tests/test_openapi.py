@@ -233,7 +233,7 @@ SCHEMA = schemathesis.openapi.from_dict(
 # What a schema cannot say of a value: which ids exist, which cursors a Link has given, that
 # 1.0 is no id (to JSON Schema it is an integer), and which of all characters can be seen.
 BEYOND_A_SCHEMA = re.compile(
-    "there is no [0-9]+|does not exist|is not from a Link of this list"
+    "there is no (user|project) [0-9]+|does not exist|is not from a Link of this list"
     "|is from a list in another order|must be an id, a whole number|must hold something visible"
 )
 
