@@ -408,7 +408,7 @@ def update_user(conn: Connection, user_id: int, user: dict[str, Any]) -> None:
 
 
 def delete_user(conn: Connection, user_id: int) -> Iterator[tuple[dict[str, Any], Changes]]:
-    """Unassign the user from all tickets, then delete them and their waiting mail.
+    """Unassign the user from all tickets, then delete them and their unsent mail.
 
     Yields each of the tickets with its changes, for the caller to tell; see update_ticket.
     """
@@ -680,13 +680,11 @@ def queue_emails(conn: Connection, emails: Iterable[dict[str, Any]]) -> list[int
 def retry_email(conn: Connection, email_id: int) -> None:
     """Queue the mail anew, due now, and have the mail server asked now.
 
-    Raises NotFound, and Conflict if it is sent already or its recipient was deleted.
+    Raises NotFound, and Conflict if it is sent already.
     """
     email = json.loads(get_email(conn, email_id))
     if email["state"] == "sent":
         raise Conflict(f"Email {email_id} is already sent.")
-    if email["user_id"] and list_missing(conn, "users", [email["user_id"]]):
-        raise Conflict(f"The recipient of email {email_id} was deleted.")
     conn.execute(
         """
         UPDATE emails

@@ -150,15 +150,15 @@ CREATE TABLE IF NOT EXISTS emails (
 ) STRICT;
 
 CREATE INDEX IF NOT EXISTS emails_due       ON emails (next_attempt_at) WHERE next_attempt_at IS NOT NULL;
-CREATE INDEX IF NOT EXISTS emails_waiting   ON emails (user_id) WHERE state = 'queued';
+CREATE INDEX IF NOT EXISTS emails_unsent    ON emails (user_id) WHERE state <> 'sent';
 CREATE INDEX IF NOT EXISTS emails_by_state  ON emails (state);
 CREATE INDEX IF NOT EXISTS emails_by_ticket ON emails (ticket_id);
 
--- A deleted user gets no mail any more.
-CREATE TRIGGER IF NOT EXISTS users_take_their_waiting_mail
+-- A deleted user gets no mail any more, and what had failed cannot be sent by hand either.
+CREATE TRIGGER IF NOT EXISTS users_take_their_unsent_mail
 AFTER DELETE ON users
 BEGIN
-    DELETE FROM emails WHERE user_id = OLD.id AND state = 'queued';
+    DELETE FROM emails WHERE user_id = OLD.id AND state <> 'sent';
 END;
 
 -- What the deliverer last learned of the mail server, for /health and for whoever

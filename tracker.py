@@ -188,7 +188,7 @@ class Application:
 def _refuse(error: bottle.HTTPError) -> NoReturn:
     """Bottle's own errors, 404 and 405, as problems."""
     if error.status_code != 405:
-        raise db.NotFound("There is nothing at this path.")
+        raise db.NotFound("There is nothing at this path; /openapi.json tells what there is.")
     methods = error.get_header("Allow").split(",")
     allow = ", ".join(sorted(methods + ["HEAD"] * ("GET" in methods)))
     raise Problem(405, f"This path knows only {allow}.", headers={"Allow": allow})
@@ -977,7 +977,8 @@ def run_test_mail(app: Application, address: str) -> int:
         raise ValueError(f"{address!r} is not a valid email address")
     taken, said = mailer.send_test_mail(app.mailer, address, patience=30)
     app.close()
-    print(f"Mail to {address} through {app.mailer.server}: {said}")
+    way = f" through {app.mailer.server}" if app.mailer.delivers else ""
+    print(f"Mail to {address}{way}: {said}")
     return 0 if taken else 1
 
 

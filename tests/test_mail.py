@@ -370,16 +370,33 @@ def test_mail_waiting_for_a_deleted_user_is_dropped(api, mail_server, clock):
     assert mail_server.to(DAVE) == []
 
 
-def test_what_was_sent_and_what_failed_outlives_its_user(api, mail_server):
+def test_what_was_sent_outlives_its_user_and_what_failed_does_not(api, mail_server):
     api.ticket(assignees=[2])
-    settled(api)
+    (sent,) = settled(api)
     mail_server.replies[DAVE] = "550 unknown"
     api.change(1, status="closed")
-    before = settled(api)
+    settled(api)
+    assert api.get("/health").json["mail"]["failed"] == 1
     api.delete("/users/2", status=204)
-    assert api.emails() == before
-    assert [(email["to"], email["state"]) for email in before] == [(DAVE, "failed"), (DAVE, "sent")]
-    assert api.problem("POST", "/emails/2/retry")["status"] == 409
+    assert api.emails() == [sent]
+    assert api.get("/health").json["mail"]["failed"] == 0
+
+
+def test_the_log_tells_what_becomes_of_mail(api, mail_server, caplog):
+    mail_server.replies[MAX] = "550 unknown"
+    api.ticket(assignees=[1])
+    settled(api)
+    mail_server.replies["MAIL"] = "550 who are you"
+    api.change(1, status="closed")
+    eventually(lambda: api.get("/health").json["mail"]["error"])
+    mail_server.replies.clear()
+    (waiting,) = api.emails(state="queued")
+    api.post(f"/emails/{waiting['id']}/retry")
+    settled(api)
+    assert [record.getMessage() for record in caplog.records] == [
+        "Mail 1 has failed: 550 unknown",
+        f"Mail waits, {mail_server.url} refuses it: 550 who are you",
+    ]
 
 
 # ---------------------------------------------------------------- headers and characters

@@ -868,6 +868,16 @@ def test_a_test_mail_reaches_a_real_server(send_test_mail, mail_server, database
     assert rows(database, "SELECT state FROM emails") == [("sent",)]
 
 
+def test_a_test_mail_tells_if_another_process_sent_it(start, database, mail_server):
+    start("--smtp", mail_server.url)
+    done = command(
+        "--db", database, "--smtp", "smtp://127.0.0.1:1", "send-test-mail", "m@example.com"
+    )
+    assert done.returncode == 0
+    assert "127.0.0.1:1" not in done.stdout
+    assert "by the tracker that is running" in done.stdout
+
+
 def test_a_test_mail_that_is_refused_tells_the_words_of_the_server(send_test_mail, mail_server):
     mail_server.replies["max@example.com"] = "550 5.1.1 there is no Max here"
     done = send_test_mail(mail_server.url)
