@@ -494,12 +494,11 @@ class Mailer:
         if failure is None:
             db.record_sent(conn, email["id"], email["address"])
         elif not isinstance(failure, Refused):  # that is not the fault of the mail
+            again = db.timestamp(conn.moment + backoff(email["attempts"]))
             over = conn.moment - datetime.fromisoformat(email["queued_at"]) >= GIVE_UP_AFTER
-            again = conn.moment + backoff(email["attempts"])
-            final = over or isinstance(failure, Undeliverable)
-            db.record_failure(
-                conn, email["id"], str(failure), None if final else db.timestamp(again)
-            )
+            if final := over or isinstance(failure, Undeliverable):
+                log.warning("Mail %s has failed: %s", email["id"], failure)
+            db.record_failure(conn, email["id"], str(failure), None if final else again)
 
     def _record_server(self, conn: db.Connection, failure: Exception | None) -> None:
         state, _, ask_again_at = db.get_mail_server(conn)
