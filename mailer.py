@@ -198,14 +198,15 @@ class Smtp:
             return
         context = ssl.create_default_context()
         # The name to greet with is given, or smtplib would ask the DNS for it, and wait.
-        greeting: dict[str, Any] = {
-            "local_hostname": self.sender.rpartition("@")[2],
-            "timeout": self.timeout,
-        }
-        smtp = (
-            smtplib.SMTP_SSL(context=context, **greeting) if self.tls else smtplib.SMTP(**greeting)
-        )
-        smtp._host = self.host  # type: ignore[attr-defined]  # what TLS verifies; only the connecting constructor sets it
+        name = self.sender.rpartition("@")[2]
+        if self.tls:
+            smtp: smtplib.SMTP = smtplib.SMTP_SSL(
+                "", 0, name, timeout=self.timeout, context=context
+            )
+        else:
+            smtp = smtplib.SMTP("", 0, name, timeout=self.timeout)
+        # The name that TLS verifies: smtplib sets it only if it connects while constructed.
+        smtp._host = self.host  # type: ignore[attr-defined]
         self._smtp = smtp
         with self._within_time(Unreachable):
             code, answer = smtp.connect(self.host, self.port)
