@@ -97,6 +97,8 @@ class ProcessLock:
             raise
 
     def release(self) -> None:
+        if self._file is not None:  # closing is not enough while a forked child has it open
+            fcntl.flock(self._file, fcntl.LOCK_UN)
         self._close()
         self._threads.release()
 
@@ -106,9 +108,9 @@ class ProcessLock:
         self._threads = threading.Lock()
 
     def _close(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        file, self._file = self._file, None  # first, as a fork could come before the second
+        if file is not None:
+            os.close(file)
 
 
 class Database:
@@ -171,8 +173,9 @@ class Database:
         the target cannot be written, Unavailable if the database cannot be read.
         """
         partial = f"{target}.partial"
-        if os.path.exists(target) and os.path.samefile(target, self.path):
-            raise FileExistsError(f"{target} is the database itself")
+        for path in (target, partial):
+            if os.path.exists(path) and os.path.samefile(path, self.path):
+                raise FileExistsError(f"{path} is the database itself")
         Path(partial).write_bytes(b"")  # says better than SQLite what is wrong with the place
         try:
             with closing(sqlite3.connect(partial)) as copy, self.transaction() as conn:
@@ -206,13 +209,17 @@ class Database:
                 "The database was written by a newer version of the tracker"
                 f" (schema {version}, and this one knows {VERSION})."
             )
-        if version == VERSION:
+        (journal,) = conn.execute("PRAGMA journal_mode").fetchone()
+        if version == VERSION and journal == "wal":  # a backup has another one
             return
         with self._turn_to_write():
             if conn.execute("PRAGMA user_version").fetchone() != (version,):
-                return self._set_up(conn)  # somebody else came first
+                self._set_up(conn)  # somebody else came first
+                return
             if conn.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
                 raise Unavailable("The database is on a file system that cannot hold a WAL.")
+            if version == VERSION:
+                return
             steps = [UPGRADES[step] for step in range(version, VERSION) if version]
             conn.executescript(f"""
                 BEGIN IMMEDIATE;

@@ -39,7 +39,7 @@ FIRST_RETRY = timedelta(seconds=30)
 LONGEST_RETRY = timedelta(hours=1)
 GIVE_UP_AFTER = timedelta(days=5)
 BATCH = 100  # messages per connection; many servers allow no more
-RECORD_SECONDS = 0.1  # how long an outcome may stay unrecorded while mail goes on
+RECORD_SECONDS = 0.1  # so long, and for one mail more, an outcome may stay unrecorded
 POLL_SECONDS = 1.0  # how soon mail is seen that another process queued
 
 UTF8 = Charset("utf-8")
@@ -284,6 +284,13 @@ class Smtp:
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
+    def forget(self) -> None:
+        """In a forked child: the connection is the parent's, which may be in the middle of it."""
+        if self._smtp is not None and self._smtp.sock is not None:
+            with suppress(OSError):
+                os.close(self._smtp.sock.detach())
+        self._inherited, self._smtp = self._smtp, None  # kept, as to close its reader could block
+
     def _drop(self) -> None:
         if self._smtp is not None:
             self._smtp.close()
@@ -301,7 +308,7 @@ class Smtp:
         except Refused:
             self._drop()
             raise
-        except OSError as error:  # all exceptions of smtplib are OSErrors
+        except (OSError, ValueError) as error:  # of smtplib, and of a name or challenge undecodable
             late = timer.finished.is_set() or isinstance(error, TimeoutError)
             self._drop()
             raise kind(
@@ -326,7 +333,9 @@ class Console:
     def send(self, email: dict[str, Any], now: datetime) -> None:
         try:
             head = f"--- mail to {email['address']}\nSubject: {email['subject']}\n\n"
-            print(f"{head}{email['body']}---", file=self.output, flush=True)
+            encoding = getattr(self.output, "encoding", None) or "utf-8"
+            text = f"{head}{email['body']}---".encode(encoding, "backslashreplace")
+            print(text.decode(encoding), file=self.output, flush=True)
         except (OSError, ValueError) as error:  # a closed terminal
             raise Disconnected(str(error)) from error
 
@@ -336,8 +345,11 @@ class Console:
     def cut(self) -> None:
         pass
 
+    def forget(self) -> None:
+        pass
 
-def words(error: OSError) -> str:
+
+def words(error: OSError | ValueError) -> str:
     """What the server said, or the system, as one printable line of at most 300 characters."""
     text = str(error) or type(error).__name__
     if isinstance(error, smtplib.SMTPResponseException):
@@ -364,6 +376,7 @@ class Mailer:
 
     def _reset(self) -> None:
         self.delivers = False  # this process, and no other on the database
+        self.server.forget()
         self._process: int | None = None
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
@@ -432,16 +445,18 @@ class Mailer:
                 self._record([(email, Unreachable(error)) for email in due])
                 continue
             outcomes: list[Outcome] = []
-            recorded = time.monotonic()
-            for outcome in self._attempts(due):
-                outcomes.append(outcome)
-                # Several at once, as each commit waits for the disk; but soon, as what is
-                # not recorded goes out twice after a crash.
-                if time.monotonic() - recorded > RECORD_SECONDS:
-                    self._record(outcomes)
-                    outcomes, recorded = [], time.monotonic()
-            self._record(outcomes)
-            self.server.close()
+            recorded = 0.0
+            try:
+                for outcome in self._attempts(due):
+                    outcomes.append(outcome)
+                    # Several at once, as each commit waits for the disk; but soon, as what is
+                    # not recorded goes out twice after a crash.
+                    if time.monotonic() - recorded > RECORD_SECONDS:
+                        self._record(outcomes)
+                        outcomes, recorded = [], time.monotonic()
+            finally:
+                self._record(outcomes)
+                self.server.close()
 
     def _attempts(self, due: list[dict[str, Any]]) -> Iterator[Outcome]:
         """Send one mail after the other, as long as the server takes any."""

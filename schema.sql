@@ -71,6 +71,8 @@ CREATE INDEX IF NOT EXISTS tickets_by_project_status  ON tickets (project_id, st
 CREATE INDEX IF NOT EXISTS tickets_by_status          ON tickets (status);
 CREATE INDEX IF NOT EXISTS tickets_by_touch           ON tickets (touched_at);
 CREATE INDEX IF NOT EXISTS tickets_by_project_touch   ON tickets (project_id, touched_at);
+CREATE INDEX IF NOT EXISTS tickets_by_status_touch    ON tickets (status, touched_at);
+CREATE INDEX IF NOT EXISTS tickets_by_all_and_touch   ON tickets (project_id, status, touched_at);
 CREATE INDEX IF NOT EXISTS assignments_by_user        ON assignments (user_id, ticket_id);
 CREATE INDEX IF NOT EXISTS history_by_ticket          ON history (ticket_id);
 
@@ -89,7 +91,7 @@ BEGIN
 END;
 
 CREATE TRIGGER IF NOT EXISTS tickets_keep_id_and_creation
-BEFORE UPDATE OF id, created_at ON tickets
+BEFORE UPDATE ON tickets  -- not OF id: that would let "SET rowid" through
 WHEN NEW.id <> OLD.id OR NEW.created_at <> OLD.created_at
 BEGIN
     SELECT RAISE(ABORT, 'id and created_at never change');

@@ -318,8 +318,11 @@ def line(shortest: int, longest: int, forbidden: re.Pattern[str] = NOT_IN_A_LINE
     return check
 
 
+text = line(0, 10_000, NOT_IN_A_TEXT)
+
+
 def description(value: Any, fault: Callable[..., None]) -> Any:
-    return None if value is None else line(0, 10_000, NOT_IN_A_TEXT)(value, fault)
+    return None if value is None else text(value, fault)
 
 
 def email(value: Any, fault: Callable[..., None]) -> Any:
@@ -412,7 +415,7 @@ def read_fields(
     for name, what in (("project_id", "project"), ("assignees", "user")):
         value = clean.get(name)
         ids = value if isinstance(value, list) else [value]
-        unknown = db.list_missing(call.conn, f"{what}s", [id for id in ids if id])
+        unknown = set(db.list_missing(call.conn, f"{what}s", [id for id in ids if id]))
         for place, id in enumerate(ids):
             if id in unknown:
                 inside = f"/{place}" if ids is value else ""
@@ -518,10 +521,6 @@ def row_id(value: str, fault: Callable[..., None]) -> Any:
 def page_size(value: str, fault: Callable[..., None]) -> Any:
     size = int(value) if re.fullmatch(r"[0-9]{1,3}", value) else 0
     return size if 1 <= size <= 200 else fault("must be a whole number from 1 to 200")
-
-
-def search_text(value: str, fault: Callable[..., None]) -> Any:
-    return line(0, 10_000, NOT_IN_A_TEXT)(value, fault)
 
 
 def one_of(*values: str) -> Check:
@@ -645,7 +644,7 @@ def delete_project(call: Call, project_id: int) -> Any:
         "project_id": row_id,
         "assignee_id": row_id,
         "status": status,
-        "text": search_text,
+        "text": text,
         "sort": one_of(*SORTS),
     },
 )

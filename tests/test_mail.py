@@ -3,6 +3,7 @@
 Max (1), Dave (2) and Yaris (3) work on Website (1). Time passes only where a test says so.
 """
 
+import io
 import re
 import socket
 import socketserver
@@ -14,6 +15,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from email import message_from_bytes
 from email.policy import default
+from typing import ClassVar
 
 import pytest
 from aiosmtpd.smtp import AuthResult
@@ -21,6 +23,7 @@ from conftest import ROOT, Api, MailServer, eventually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import db
 import mailer
 
 CAST = ("Max", "Dave", "Yaris")
@@ -978,3 +981,64 @@ def test_a_bad_smtp_url_is_refused_at_once(make_app, smtp):
 def test_a_bad_sender_is_refused_at_once(make_app, sender):
     with pytest.raises(ValueError, match="sender"):
         make_app(smtp="smtp://127.0.0.1", sender=sender)
+
+
+# ---------------------------------------------------------------- rare mishaps
+
+
+@pytest.mark.parametrize("host", ["mail..example.com", "x" * 64 + ".example.com"])
+def test_a_host_name_that_cannot_be_looked_up_is_a_server_that_is_down(make_api, host):
+    api = make_api(f"smtp://{host}")
+    api.ticket(assignees=[1])
+    eventually(lambda: api.get("/health").json["mail"]["error"])
+    (email,) = api.emails()
+    assert (email["state"], email["attempts"]) == ("queued", 1)
+
+
+def test_a_terminal_that_cannot_show_a_character_gets_the_mail_all_the_same(make_app):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    api = Api(make_app(output=terminal))
+    api.user("Max")
+    api.project()
+    api.ticket(title="Café", assignees=[1])
+    eventually(lambda: api.emails()[0]["state"] == "sent")
+    assert b"Caf\\xe9" in terminal.buffer.getvalue()
+
+
+def test_what_was_sent_is_recorded_even_if_the_database_fails_for_the_next_mail(make_api, clock):
+    class Recorder(mailer.Console):
+        sent: ClassVar = []
+
+        def send(self, email, now):
+            self.sent.append(email["id"])
+
+    class Flaky:
+        """The database, which cannot be read at the fourth time."""
+
+        def __init__(self, database):
+            self.database, self.reads = database, 0
+            self.delivering = database.delivering
+
+        def transaction(self, write=False):
+            self.reads += not write
+            if self.reads == 4 and not write:
+                raise db.Unavailable("for a moment")
+            return self.database.transaction(write)
+
+    api = make_api("")
+    api.app.mailer.close()
+    api.ticket(assignees=[1, 2, 3])
+    deliverer = mailer.Mailer(Flaky(api.app.database), Recorder(io.StringIO()), SENDER)
+    with pytest.raises(db.Unavailable):
+        deliverer.deliver()
+    deliverer.deliver()
+    assert Recorder.sent == [1, 2, 3]
+
+
+def test_a_forked_child_leaves_the_connection_of_its_parent_alone(mail_server):
+    server = mailer.Smtp(mail_server.url, SENDER)
+    server.connect()
+    server.forget()
+    server.connect()
+    server.close()
+    assert mail_server.sessions == 2
