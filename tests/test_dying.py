@@ -1,0 +1,92 @@
+"""Two servers on one database are killed again and again while they are written to."""
+
+import json
+import random
+import sqlite3
+import threading
+import time
+from collections import Counter
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException
+
+from conftest import eventually
+
+import mailer
+
+KILLS = 15
+
+
+def ask(server, method, path, body=None):
+    """The status and the JSON of the answer."""
+    with closing(HTTPConnection("127.0.0.1", server.port, timeout=20)) as conn:
+        conn.request(method, path, json.dumps(body), {"Content-Type": "application/json"})
+        answer = conn.getresponse()
+        return answer.status, json.loads(answer.read())
+
+
+def test_nothing_acknowledged_is_lost_to_kills_at_random_moments(start, database, mail_server):
+    options = ("--quiet", "--smtp", mail_server.url)
+    servers = [start(*options), start(*options)]
+    for name in ("Max", "Dave"):
+        user = {"name": name, "email": f"{name.lower()}@example.com"}
+        assert ask(servers[0], "POST", "/users", user)[0] == 201
+    assert ask(servers[0], "POST", "/projects", {"name": "Website"})[0] == 201
+    for n in range(10):
+        ticket = {"title": f"{n}", "project_id": 1, "status": "open", "assignees": [1, 2]}
+        assert ask(servers[0], "POST", "/tickets", ticket)[0] == 201
+
+    acknowledged, stop = [], threading.Event()
+
+    def write(worker):
+        n = 0
+        while not stop.is_set():
+            n += 1
+            ticket, title = random.randint(1, 10), f"{worker}-{n}"
+            try:
+                status, _ = ask(
+                    servers[worker % 2], "PATCH", f"/tickets/{ticket}", {"title": title}
+                )
+            except (OSError, HTTPException, ValueError):
+                time.sleep(0.05)  # killed; what it did not acknowledge may be there or not
+            else:
+                assert status in (200, 503)
+                if status == 200:
+                    acknowledged.append((ticket, title))
+
+    workers = [threading.Thread(target=write, args=(worker,)) for worker in range(2)]
+    for worker in workers:
+        worker.start()
+    try:
+        for kill in range(KILLS):
+            time.sleep(random.uniform(0.1, 0.4))
+            servers[kill % 2].kill()
+            servers[kill % 2] = start(*options)
+        eventually(lambda: len(acknowledged) >= 1000, timeout=60)
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join()
+    eventually(lambda: ask(servers[0], "GET", "/health")[1]["mail"]["queued"] == 0, timeout=60)
+    for server in servers:
+        assert server.terminate() == 0
+
+    with closing(sqlite3.connect(database)) as conn:
+        assert conn.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert conn.execute("PRAGMA foreign_key_check").fetchall() == []
+        changes = Counter(
+            conn.execute("SELECT ticket_id, json_extract(changes, '$.title.to') FROM history")
+        )
+        # Two people are told of each ticket at its creation, and of each change.
+        expected = Counter(dict.fromkeys(range(1, 11), 2))
+        for ticket, _ in changes.elements():
+            expected[ticket] += 2
+        mailed = conn.execute("SELECT ticket_id, count(*) FROM emails GROUP BY ticket_id")
+        assert dict(mailed) == expected
+        message_ids = {row[0] for row in conn.execute("SELECT message_id FROM emails")}
+    assert len(acknowledged) >= 1000
+    assert not set(acknowledged) - changes.keys(), "acknowledged changes are lost"
+    assert max(changes.values()) == 1
+    delivered = Counter(message["Message-ID"] for _, message in mail_server.messages)
+    assert delivered.keys() == message_ids
+    # Only what a kill caught in flight may have gone twice: a part of one batch each.
+    assert delivered.total() - len(message_ids) <= KILLS * mailer.BATCH
