@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any
 
 SCHEMA = Path(__file__).with_name("schema.sql")
-VERSION = 1
-UPGRADES: dict[int, str] = {}  # UPGRADES[n] is the SQL that takes version n to n + 1
+UPGRADES: list[str] = []  # the SQL that takes schema version 1 to 2, then 2 to 3, and so on
 APPLICATION_ID = 0x7469636B  # "tick": tells our files from those of other programs
 BUSY_SECONDS = 4.0  # how long a transaction waits for its turn
 
@@ -204,13 +203,14 @@ class Database:
         (filled,) = conn.execute("SELECT EXISTS (SELECT 1 FROM sqlite_schema)").fetchone()
         if filled and application != APPLICATION_ID:
             raise Unavailable("The file is the database of another program.")
-        if version > VERSION:
+        newest = 1 + len(UPGRADES)
+        if version > newest:
             raise Unavailable(
                 "The database was written by a newer version of the tracker"
-                f" (schema {version}, and this one knows {VERSION})."
+                f" (schema {version}, and this one knows {newest})."
             )
         (journal,) = conn.execute("PRAGMA journal_mode").fetchone()
-        if version == VERSION and journal == "wal":  # a backup has another one
+        if version == newest and journal == "wal":  # a backup has another one
             return
         with self._turn_to_write():
             if conn.execute("PRAGMA user_version").fetchone() != (version,):
@@ -218,14 +218,14 @@ class Database:
                 return
             if conn.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
                 raise Unavailable("The database is on a file system that cannot hold a WAL.")
-            if version == VERSION:
+            if version == newest:
                 return
-            steps = [UPGRADES[step] for step in range(version, VERSION) if version]
+            steps = UPGRADES[version - 1 :] if version else [SCHEMA.read_text("utf-8")]
             conn.executescript(f"""
                 BEGIN IMMEDIATE;
-                {"".join(steps) or SCHEMA.read_text("utf-8")}
+                {"".join(steps)}
                 PRAGMA application_id = {APPLICATION_ID};
-                PRAGMA user_version = {VERSION};
+                PRAGMA user_version = {newest};
                 COMMIT;""")
 
     def _connect(self) -> Connection:

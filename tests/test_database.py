@@ -139,6 +139,37 @@ def test_a_database_that_is_not_ours_is_refused_and_left_alone(api, database, st
         assert list(conn.iterdump()) == before
 
 
+UPGRADE = """
+import sqlite3, sys, db
+db.UPGRADES += ["ALTER TABLE users ADD COLUMN phone TEXT;", sys.argv[2]]
+try:
+    db.Database(sys.argv[1]).close()
+except sqlite3.Error as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("second", "printed", "version"),
+    [("UPDATE users SET phone = '112';", "", 3), ("UPDATE nothing;", "near", 1)],
+)
+def test_an_older_database_is_brought_forward_whole_or_not_at_all(
+    app, api, database, second, printed, version
+):
+    api.user()
+    app.close()
+    done = subprocess.run(
+        [sys.executable, "-c", UPGRADE, database, second], cwd=ROOT, capture_output=True, text=True
+    )
+    assert printed in done.stdout
+    assert done.stderr == ""
+    with closing(sqlite3.connect(database)) as conn:
+        assert conn.execute("PRAGMA user_version").fetchone() == (version,)
+        columns = [row[1] for row in conn.execute("PRAGMA table_info(users)")]
+        assert ("phone" in columns) == (version == 3)
+        assert conn.execute("SELECT name FROM users").fetchall() == [("Max",)]
+
+
 def test_what_is_no_database_is_refused(tmp_path):
     path = tmp_path / "tickets.db"
     path.write_text("Dear diary, " * 100)
