@@ -506,7 +506,7 @@ LINES = st.lists(PIECES | st.text(st.characters(exclude_categories=("Cc", "Cf", 
 LINES = LINES.map(lambda pieces: "".join(pieces)[:200].strip())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(title=LINES, lines=st.lists(LINES))
 def test_what_is_composed_reads_back_the_same(title, lines):
     subject, body = f"[Ticket #1] {title}".strip(), "\n".join([*lines, "end\n"])

@@ -256,7 +256,7 @@ def exceptions(case, response):
 
 @SCHEMA.parametrize()
 @settings(
-    max_examples=20,
+    max_examples=10,
     derandomize=True,
     database=None,
     deadline=None,
