@@ -788,7 +788,7 @@ def create_app(
 
 
 class Parser(HTTPRequestParser):
-    """Refuses a body that is too large at its first byte too many, not at its last."""
+    """Refuses early what is too large or contradicts itself, and takes one request at a time."""
 
     def received(self, data: bytes) -> int:
         consumed: int = super().received(data)
