@@ -3,6 +3,7 @@
 The named cast is Max, Dave and Yaris; they work on the project Website.
 """
 
+import asyncio
 import io
 import json
 import os
@@ -38,7 +39,7 @@ class Clock:
         self.now += timedelta(**how_much)
 
 
-def eventually(condition, timeout=10):
+def eventually(condition, timeout=30):
     """The first true value of condition(), which is asked again and again."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
@@ -88,11 +89,32 @@ def _as_environ(more):
 
 
 class OnAnyPort(Controller):
-    """Port 0 means any, which aiosmtpd itself does not understand."""
+    """Port 0 means any, which aiosmtpd itself does not understand; stop() hangs up."""
+
+    def __init__(self, *arguments, **settings):
+        self.sessions = []
+        super().__init__(*arguments, **settings)
 
     def _trigger_server(self):
         self.port = self.server.sockets[0].getsockname()[1]
         super()._trigger_server()
+
+    def factory(self):
+        self.sessions.append(super().factory())
+        return self.sessions[-1]
+
+    def stop(self):
+        # aiosmtpd leaves open connections to the garbage collector, which complains at some
+        # later test.
+        asyncio.run_coroutine_threadsafe(self._hang_up(), self.loop).result(timeout=10)
+        super().stop()
+
+    async def _hang_up(self):
+        self.server.close()  # first, so that no other connection comes
+        for session in self.sessions:
+            if session.transport is not None:
+                session.transport.abort()
+        await asyncio.sleep(0.01)  # the loop closes their sockets in its next rounds
 
 
 class MailServer:
