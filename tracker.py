@@ -836,6 +836,12 @@ class Channel(HTTPChannel):
     refused = 0  # bytes that may still come
     lingering = False
 
+    def writable(self) -> bool:
+        if self.will_close:  # waitress would wait until the client reads, which it may never do
+            self.handle_close()
+            return False
+        return bool(super().writable())
+
     def handle_close(self) -> None:
         if not self.refused or self.lingering:
             super().handle_close()
@@ -865,7 +871,7 @@ def serve(app: Application, host: str, port: int) -> None:
             host=host,
             port=port,
             threads=4,
-            connection_limit=1000,
+            connection_limit=900,  # and the files of the database within the usual 1024
             channel_timeout=30,
             cleanup_interval=5,
             max_request_header_size=64 * 1024,
