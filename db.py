@@ -342,7 +342,9 @@ _FILE_AT_FAULT = {
 
 
 def _code(error: sqlite3.Error) -> int:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+    # An OperationalError without a code comes from Python, which found text that is not UTF-8.
+    damaged = sqlite3.SQLITE_CORRUPT if isinstance(error, sqlite3.OperationalError) else 0
+    return getattr(error, "sqlite_errorcode", damaged) & 0xFF
 
 
 @contextmanager
@@ -355,6 +357,8 @@ def _translated() -> Iterator[None]:
         if reason is None:
             raise
         raise Unavailable(f"The database {reason} ({error}).") from error
+    except UnicodeDecodeError as error:  # in what SQLite says of the damage
+        raise Unavailable(f"The database is damaged ({error}).") from error
 
 
 # ---------------------------------------------------------------- users and projects

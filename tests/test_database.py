@@ -1,13 +1,16 @@
 """What the database holds to, whoever writes; and what becomes of a request when it cannot."""
 
 import os
+import random
 import resource
 import sqlite3
 import subprocess
 import sys
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, Api
@@ -180,6 +183,55 @@ def test_what_is_no_database_is_refused(tmp_path):
         db.Database(tmp_path)
     with pytest.raises(db.Unavailable):
         db.Database(tmp_path / "no" / "such" / "folder.db")
+
+
+def damages(whole):
+    """What a bad disk makes of a file: its end missing, pages overwritten, bytes flipped."""
+    yield from (whole[:length] for length in (100, 4096, 12288, len(whole) // 2))
+    # Text that is no longer UTF-8, in a value and in the words of SQLite's own complaint.
+    for text in (b"T 2", b"2026-11-22T", b"CREATE INDEX tickets_by_project "):
+        yield whole.replace(text, text[:-2] + b"\xff\xfe")
+    chance = random.Random(1)
+    pages = len(whole) // 4096
+    for extent in [1, 5, 20] * 5:
+        damaged = bytearray(whole)
+        for page in chance.sample(range(1, pages), extent):
+            damaged[page * 4096 : (page + 1) * 4096] = chance.randbytes(4096)
+        yield bytes(damaged)
+        damaged = bytearray(whole)
+        for place in chance.sample(range(100, len(whole)), 10 * extent):
+            damaged[place] = chance.randrange(256)
+        yield bytes(damaged)
+
+
+def test_a_damaged_database_is_told_as_such_and_never_a_defect(make_app, api, tmp_path):
+    api.user("Max")
+    api.user("Dave")
+    api.project()
+    for n in range(100):
+        api.ticket(title=f"T {n}", description="long " * 100, assignees=[1, 2])
+    api.app.close()
+    with closing(sqlite3.connect(api.app.database.path)) as conn:
+        assert conn.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+    whole = Path(api.app.database.path).read_bytes()
+    refused, statuses = [], Counter()
+    for n, damaged in enumerate(damages(whole)):
+        path = tmp_path / f"damaged{n}.db"
+        path.write_bytes(damaged)
+        try:
+            client = Api(make_app(database=path))
+        except db.Unavailable as error:
+            refused.append(str(error))
+            continue
+        for read in ("/users", "/projects", "/tickets?limit=200", "/tickets?text=long", "/emails"):
+            statuses[client.get(read, status="*").status_code] += 1
+        for status in ("in progress", "closed"):
+            change = client.patch_json("/tickets/3", {"status": status}, status="*")
+            statuses[change.status_code] += 1
+        client.app.close()
+    assert refused
+    assert all("damaged" in words for words in refused)
+    assert statuses.keys() == {200, 503}
 
 
 def test_two_that_create_one_database_at_once_do_not_meet(database):
