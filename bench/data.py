@@ -1,0 +1,222 @@
+"""The data that everything is measured on: the same for the tracker and for its peers.
+
+From one seed come users, projects and tickets: 0 to 3 assignees each, words whose frequency
+follows Zipf's law, and a history where the status is not "open" any more. A finished database
+is kept in bench/.cache, whole or not at all.
+
+    python -m bench.data 1000000        # the tracker's own database with 1,000,000 tickets
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from itertools import accumulate, islice
+from pathlib import Path
+from typing import NamedTuple
+
+import db
+
+HERE = Path(__file__).resolve().parent
+CACHE = HERE / ".cache"
+PEERS = HERE / "peers"
+STATUSES = ("open", "in progress", "closed")
+USERS = 100
+PROJECTS = 20
+PROJECT = 7  # the one that filters ask for; so large that its open tickets fill a page of 50
+BEGINNING = datetime(2024, 1, 1, tzinfo=UTC)
+CHUNK = 10_000  # tickets per transaction
+
+# Texts to search for, and in how many tickets they are found.
+RARE = "quicksilver"  # in 10 tickets at every size
+COMMON = "error"  # in about 1 of 4
+SHORT = "db"  # in about 1 of 20; shorter than the three characters of a trigram
+
+# The most frequent first: the n-th word is n times as rare as the first one.
+WORDS = """
+    the to a in is and of when for not on with after error it page login user be from this
+    fails by has button no list email are save server new test add report file update wrong
+    data project click form does missing customer order search message date only if open
+    slow settings password request shows should timeout table export account text screen
+    empty mobile api field name crash link image value menu download invoice upload status
+    db second view change release filter title payment print format sort browser session
+    delete number code log twice token address cache column query network job retry broken
+    deploy chart build label currency lost version group row translation icon disk header
+    dialog sync backup queue layout Größe memory response import calendar contract schema
+    window theme footer role template permission worker archive index warehouse keyboard
+    comment café preview attachment history merge cursor folder scroll certificate proxy
+    license quota zone audit badge shipment naïve dashboard container tooltip duplicate
+    rounding scanner signature thread wizard Überweisung webhook discount stylesheet
+    notification cronjob firewall gateway onboarding rollback snapshot Zürich throttling
+    checksum hyphen umlaut kerning latency mutex nonce overflow parity regex semaphore
+""".split()  # noqa: SIM905
+WEIGHTS = list(accumulate(1 / rank for rank in range(1, len(WORDS) + 1)))
+
+FIRST_NAMES = "Max Dave Yaris Anna Zoë Björn Carla Deniz Emil Fatima".split()  # noqa: SIM905
+LAST_NAMES = "Müller Smith Rossi Novák Kim Lopez Haddad Jansen Okafor Sato".split()  # noqa: SIM905
+
+
+class Ticket(NamedTuple):
+    id: int
+    title: str
+    description: str | None
+    project_id: int
+    status: str
+    created_at: datetime
+    updated_at: datetime | None
+    assignees: list[int]
+
+
+def users() -> list[tuple[int, str, str]]:
+    """(id, name, email) of each user."""
+    names = [f"{first} {last}" for first in FIRST_NAMES for last in LAST_NAMES]
+    return [(id, name, f"user{id}@example.com") for id, name in enumerate(names, 1)]
+
+
+def projects() -> list[tuple[int, str]]:
+    """(id, name) of each project."""
+    return [(id, f"{WORDS[80 + id].capitalize()} team") for id in range(1, PROJECTS + 1)]
+
+
+def tickets(count: int, seed: int = 7) -> Iterator[Ticket]:
+    """The tickets 1 to `count`, always the same for the same count."""
+    draw = random.Random(seed)
+    needles = {1 + (count - 1) * n // 10 for n in range(10)}
+    for id in range(1, count + 1):
+        words = draw.choices(WORDS, cum_weights=WEIGHTS, k=draw.randint(12, 46))
+        cut = draw.randint(4, 8)
+        title = " ".join(words[:cut])
+        if id in needles:
+            title = f"{title} {RARE}"
+        description = None
+        if draw.random() < 0.85:
+            description = f"{' '.join(words[cut:])}. See {words[0]}-{draw.randrange(count)}."
+        status = draw.choices(STATUSES, (4, 2, 4))[0]
+        created = BEGINNING + timedelta(seconds=45 * id, milliseconds=draw.randrange(1000))
+        yield Ticket(
+            id,
+            title[0].upper() + title[1:],
+            description,
+            PROJECT if draw.random() < 0.15 else draw.randint(1, PROJECTS),
+            status,
+            created,
+            None if status == "open" else created + timedelta(minutes=draw.randint(1, 40_000)),
+            sorted(draw.sample(range(1, USERS + 1), id % 4)),
+        )
+
+
+# ---------------------------------------------------------------- databases
+
+# What creates the empty database of each peer at $PEER_DATABASE, as its documentation says.
+PEER_SCHEMAS = {
+    "sqlalchemy": ["models.py"],
+    "django": ["-m", "django", "migrate", "--run-syncdb", "--verbosity=0"],
+}
+KINDS = ("tracker", *PEER_SCHEMAS)
+
+
+def database(kind: str, count: int, progress: Callable[[str], None] = print) -> Path:
+    """A database of the kind ("tracker", "sqlalchemy", "django") with `count` tickets.
+
+    It is made at the first call and kept. Measure on a copy: it is closed, and one file.
+    """
+    path = CACHE / f"{kind}-{count}.db"
+    if path.exists():
+        return path
+    CACHE.mkdir(exist_ok=True)
+    partial = path.with_suffix(".partial")
+    for leftover in CACHE.glob(f"{partial.name}*"):
+        leftover.unlink()
+    if kind == "tracker":
+        db.Database(partial).close()
+    else:
+        command = [sys.executable, *PEER_SCHEMAS[kind]]
+        subprocess.run(command, cwd=HERE / "peers", env=peer_environment(partial), check=True)
+    with closing(sqlite3.connect(partial, isolation_level=None)) as conn:
+        fill(conn, kind, count, progress)
+    for lock in CACHE.glob(f"{partial.name}-*lock"):
+        lock.unlink()
+    return partial.rename(path)
+
+
+def peer_environment(path: Path) -> dict[str, str]:
+    return os.environ | {
+        "PEER_DATABASE": str(path),
+        "DJANGO_SETTINGS_MODULE": "django_app.settings",
+    }
+
+
+def fill(conn: sqlite3.Connection, kind: str, count: int, progress: Callable[[str], None]) -> None:
+    """Write users, projects and tickets into the empty tables.
+
+    Those of the peers have the same names, but keep times as their ORM writes them, and have
+    neither folded names nor an index of texts.
+    """
+    own = kind == "tracker"
+    conn.execute("PRAGMA synchronous = OFF")  # what a crash breaks here is made anew
+    conn.execute("PRAGMA cache_size = -200000")
+    conn.execute("PRAGMA foreign_keys = ON")
+    conn.execute("BEGIN")
+    conn.executemany("INSERT INTO users (id, name, email) VALUES (?, ?, ?)", users())
+    if own:
+        rows = [(id, name, db.fold(name)) for id, name in projects()]
+        conn.executemany("INSERT INTO projects (id, name, name_key) VALUES (?, ?, ?)", rows)
+    else:
+        conn.executemany("INSERT INTO projects (id, name) VALUES (?, ?)", projects())
+    conn.execute("COMMIT")
+    source, done, began, told = tickets(count), 0, time.monotonic(), 0.0
+    while chunk := list(islice(source, CHUNK)):
+        conn.execute("BEGIN")
+        insert(conn, chunk, db.timestamp if own else orm_time)
+        if own:
+            conn.executemany(
+                "INSERT INTO ticket_texts (rowid, title, description) VALUES (?, ?, ?)",
+                [(t.id, db.fold(t.title), db.fold(t.description or "")) for t in chunk],
+            )
+        conn.execute("COMMIT")
+        done += len(chunk)
+        seconds = time.monotonic() - began
+        if done == count or seconds - told > 5:
+            told = seconds
+            progress(f"data for {kind}: {done:,} of {count:,} tickets, {seconds:.0f} s")
+    conn.execute("PRAGMA wal_checkpoint (TRUNCATE)")
+
+
+def insert(
+    conn: sqlite3.Connection, chunk: list[Ticket], moment: Callable[[datetime], str]
+) -> None:
+    conn.executemany(
+        """
+        INSERT INTO tickets (id, title, description, project_id, status, created_at, updated_at)
+        VALUES (?, ?, ?, ?, ?, ?, ?)""",
+        [(*t[:5], moment(t.created_at), t.updated_at and moment(t.updated_at)) for t in chunk],
+    )
+    conn.executemany(
+        "INSERT INTO assignments (ticket_id, user_id) VALUES (?, ?)",
+        [(t.id, user_id) for t in chunk for user_id in t.assignees],
+    )
+    conn.executemany(
+        "INSERT INTO history (ticket_id, changed_at, changes) VALUES (?, ?, ?)",
+        [
+            (t.id, moment(t.updated_at), json.dumps({"status": {"from": "open", "to": t.status}}))
+            for t in chunk
+            if t.updated_at
+        ],
+    )
+
+
+def orm_time(moment: datetime) -> str:
+    """As SQLAlchemy and Django keep a time in SQLite."""
+    return f"{moment:%Y-%m-%d %H:%M:%S.%f}"
+
+
+if __name__ == "__main__":
+    print(database("tracker", int(sys.argv[1])))
