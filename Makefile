@@ -15,6 +15,9 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+soak: .venv/dev
+	$(BIN)/python tests/soak.py
+
 format: .venv/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -32,4 +35,4 @@ clean:
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[dev]"
 	touch $@ .venv/run
 
-.PHONY: run test lint format clean
+.PHONY: run test soak lint format clean
