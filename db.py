@@ -492,19 +492,19 @@ def list_tickets(
     """
     words = fold(text)
     indexed = len(words) >= 3  # trigrams; what is shorter is looked for ticket by ticket
-    # The table that leads the join gives the ids in order, so that a page is read without
-    # sorting all that matches. CROSS JOIN keeps SQLite from turning it round.
+    # What leads the join gives the rows in order, so that a page is read without sorting all
+    # that matches. CROSS JOIN keeps SQLite from turning it round.
+    id, touched_at, source = "tickets.id", "tickets.touched_at", "tickets"
     if indexed:
-        lead, source = "ticket_texts.rowid", "ticket_texts CROSS JOIN tickets"
+        id = "ticket_texts.rowid"
+        source = f"ticket_texts CROSS JOIN tickets ON tickets.id = {id}"
     elif assignee_id:
-        lead, source = "assignments.ticket_id", "assignments CROSS JOIN tickets"
-    else:
-        lead, source = "tickets.id", "tickets"
+        id, touched_at = "assignments.ticket_id", "assignments.touched_at"
+        source = f"assignments CROSS JOIN tickets ON tickets.id = {id}"
     way, beyond = ("DESC", "<") if sort.startswith("-") else ("ASC", ">")
     by_touch = sort.endswith("updated")
-    order = f"touched_at {way}, id {way}" if by_touch else f"id {way}"
     clauses = {
-        f"tickets.id = {lead}": True,
+        "TRUE": True,
         "ticket_texts MATCH :phrase": indexed,
         """EXISTS (SELECT 1 FROM ticket_texts
                     WHERE rowid = tickets.id
@@ -514,32 +514,31 @@ def list_tickets(
         """EXISTS (SELECT 1 FROM assignments
                     WHERE ticket_id = tickets.id AND user_id = :user)""": assignee_id and indexed,
         "tickets.project_id = :project": project_id,
-        "tickets.status = :status": len(statuses) == 1,
-        "+tickets.status IN (SELECT value FROM json_each(:statuses))": len(statuses) > 1,
-        f"{lead} {beyond} :id": after and not by_touch,
-        f"(tickets.touched_at, tickets.id) {beyond} (:touched_at, :id)": after and by_touch,
+        f"{id} {beyond} :id": after and not by_touch,
+        f"({touched_at}, {id}) {beyond} (:touched_at, :id)": after and by_touch,
     }
     # Only what is written above enters the statement; every value is a parameter.
+    matching = f"""
+        SELECT {id} AS id, {touched_at} AS touched_at, document
+          FROM {source}
+         WHERE {" AND ".join(clause for clause, wanted in clauses.items() if wanted)}"""
+    # Each status has its part of an index in order; SQLite merges them. IN would sort.
+    wanted = sorted(set(statuses))
+    parts = [f"{matching} AND tickets.status = :status{n}" for n in range(len(wanted))]
     return conn.execute(
         f"""
-        SELECT page.id, page.touched_at, document
-          FROM (SELECT {lead} AS id, tickets.touched_at
-                  FROM {source}
-                 WHERE {" AND ".join(clause for clause, wanted in clauses.items() if wanted)}
-                 ORDER BY {order}
-                 LIMIT :limit) AS page
-          JOIN ticket_documents ON ticket_documents.id = page.id
-         ORDER BY {order.replace("touched_at", "page.touched_at").replace("id ", "page.id ")}""",
+        {" UNION ALL ".join(parts or [matching])}
+         ORDER BY {"touched_at " + way + "," if by_touch else ""} id {way}
+         LIMIT :limit""",
         {
             "phrase": '"' + words.replace('"', '""') + '"',
             "words": words,
             "user": assignee_id,
             "project": project_id,
-            "status": statuses[0] if statuses else None,
-            "statuses": json.dumps(statuses),
             "id": after and after[0],
             "touched_at": after and after[1],
             "limit": limit,
+            **{f"status{n}": status for n, status in enumerate(wanted)},
         },
     ).fetchall()
 
@@ -567,7 +566,7 @@ def create_ticket(conn: Connection, ticket: dict[str, Any]) -> int:
         VALUES (:title, :description, :project_id, :status, :now)""",
         {**ticket, "now": conn.now},
     )
-    _assign(conn, ticket_id, ticket["assignees"])
+    _assign(conn, ticket_id, set(ticket["assignees"]))
     conn.execute(
         "INSERT INTO ticket_texts (rowid, title, description) VALUES (?, ?, ?)",
         (ticket_id, fold(ticket["title"]), fold(ticket["description"] or "")),
@@ -638,10 +637,10 @@ def list_history(conn: Connection, ticket_id: int, after: int, limit: int) -> li
     ).fetchall()
 
 
-def _assign(conn: Connection, ticket_id: int, user_ids: Iterable[int]) -> None:
+def _assign(conn: Connection, ticket_id: int, user_ids: set[int]) -> None:
     conn.executemany(
-        "INSERT INTO assignments (ticket_id, user_id) VALUES (?, ?)",
-        [(ticket_id, user_id) for user_id in set(user_ids)],
+        "INSERT INTO assignments (ticket_id, user_id, touched_at) VALUES (?, ?, ?)",
+        [(ticket_id, user_id, conn.now) for user_id in user_ids],
     )
 
 
