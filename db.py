@@ -50,7 +50,7 @@ def utc_now() -> datetime:
 
 def timestamp(moment: datetime) -> str:
     """RFC 3339 in UTC with milliseconds."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def fold(text: str) -> str:
@@ -65,7 +65,10 @@ class Connection(sqlite3.Connection):
     """A connection in a transaction, with the one time that counts in it."""
 
     moment: datetime
-    now: str
+
+    @property
+    def now(self) -> str:
+        return timestamp(self.moment)
 
 
 class ProcessLock:
@@ -138,7 +141,7 @@ class Database:
         self._forking = self._closed = False
         # The first connection stays open: on a full disk, SQLite could not create anew the
         # files that it deletes with the last one.
-        with _translated(), self._connection() as conn:
+        with self._connection() as conn:
             self._set_up(conn)
         _databases.add(self)
 
@@ -148,17 +151,12 @@ class Database:
 
         Raises Unavailable if the database is locked, full, read-only or broken.
         """
-        with (
-            _translated(),
-            self._turn_to_write() if write else nullcontext(),
-            self._connection() as conn,
-        ):
+        with self._turn_to_write() if write else nullcontext(), self._connection() as conn:
             # IMMEDIATE: a transaction that reads first and writes later fails at once with
             # "database is locked" if somebody else wrote in between.
             conn.execute("BEGIN IMMEDIATE" if write else "BEGIN")
             try:
                 conn.moment = self.clock()
-                conn.now = timestamp(conn.moment)
                 yield conn
                 conn.execute("COMMIT")
             finally:
@@ -255,20 +253,29 @@ class Database:
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
+        """Lend a connection. What only the outside can mend leaves as Unavailable."""
         with self._pool:
-            self._pool.wait_for(lambda: not self._forking)
+            while self._forking:
+                self._pool.wait()
             self._in_use += 1
             conn = self._idle.pop() if self._idle else None
         try:
             conn = conn or self._connect()
             yield conn
         except sqlite3.Error as error:
+            # An OperationalError without a code is Python's, which found text that is no UTF-8.
+            damaged = sqlite3.SQLITE_CORRUPT if isinstance(error, sqlite3.OperationalError) else 0
+            code = getattr(error, "sqlite_errorcode", damaged) & 0xFF
             # Where the file itself is at fault, only a new connection sees that it is mended;
             # while the disk is full, none might be had.
-            if conn and (_code(error) in _FILE_AT_FAULT or conn.in_transaction):
+            if conn and (code in _FILE_AT_FAULT or conn.in_transaction):
                 conn.close()
                 conn = None
-            raise
+            if code not in _UNAVAILABLE:
+                raise  # a defect of ours
+            raise Unavailable(f"The database {_UNAVAILABLE[code]} ({error}).") from error
+        except UnicodeDecodeError as error:  # in what SQLite says of the damage
+            raise Unavailable(f"The database is damaged ({error}).") from error
         finally:
             with self._pool:
                 self._in_use -= 1
@@ -276,7 +283,8 @@ class Database:
                     self._idle.append(conn)
                 if self._closed:
                     self._close_idle()
-                self._pool.notify_all()
+                if self._forking:
+                    self._pool.notify_all()
 
     def _close_idle(self) -> None:
         while self._idle:
@@ -339,26 +347,6 @@ _FILE_AT_FAULT = {
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_NOTADB,
 }
-
-
-def _code(error: sqlite3.Error) -> int:
-    # An OperationalError without a code comes from Python, which found text that is not UTF-8.
-    damaged = sqlite3.SQLITE_CORRUPT if isinstance(error, sqlite3.OperationalError) else 0
-    return getattr(error, "sqlite_errorcode", damaged) & 0xFF
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn what only the outside can mend into Unavailable; a defect of ours stays as it is."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        reason = _UNAVAILABLE.get(_code(error))
-        if reason is None:
-            raise
-        raise Unavailable(f"The database {reason} ({error}).") from error
-    except UnicodeDecodeError as error:  # in what SQLite says of the damage
-        raise Unavailable(f"The database is damaged ({error}).") from error
 
 
 # ---------------------------------------------------------------- users and projects

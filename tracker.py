@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TextIO
 from urllib.parse import parse_qsl, quote, urlencode
@@ -115,7 +116,8 @@ class Application:
         self._routes.router.add_filter("id", lambda _: (r"[1-9][0-9]{0,17}", int, str))
         self._routes.default_error_handler = _refuse
         for route in ROUTES:
-            self._routes.route(route.path, route.method, self._bounded(route))
+            # Bottle's plugins have nothing to do: what handlers return is JSON already.
+            self._routes.route(route.path, route.method, self._bounded(route), skip=True)
 
     def close(self) -> None:
         """Stop delivering mail and close the database; what is queued stays queued."""
@@ -150,8 +152,7 @@ class Application:
     def _guard(self, environ: dict[str, Any]) -> None:
         """Keep out what the page of another site, open in a user's browser, may send."""
         host = environ.get("HTTP_HOST", "").lower()
-        named = re.fullmatch(r"(\[[0-9a-f:.]+\]|[\w.-]+)(:[0-9]*)?", host, re.ASCII)
-        name = named[1].strip("[]") if named else ""
+        name = name_of(host)
         if not (is_loopback(name) or self.allowed_hosts & {name, "*"}):
             raise Problem(
                 403, f"The host {host!r} is not served here; --allow-host would allow it."
@@ -198,6 +199,17 @@ def _without_port(host: str) -> str:
     return re.sub(r":(80|443)$", "", host.lower())
 
 
+# Both are asked at each request, and nearly always for the same host.
+
+
+@lru_cache(100)
+def name_of(host: str) -> str:
+    """The name or address in a Host header, without port and brackets; "" if it is none."""
+    named = re.fullmatch(r"(\[[0-9a-f:.]+\]|[\w.-]+)(:[0-9]*)?", host, re.ASCII)
+    return named[1].strip("[]") if named else ""
+
+
+@lru_cache(100)
 def is_loopback(host: str) -> bool:
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -222,7 +234,7 @@ class Call:
         """Let only those go on who know this state of the resource (RFC 9110, section 13)."""
         known = self.environ.get("HTTP_IF_MATCH", "*").strip()
         strong = [tag for weak, tag in ETAGS.findall(known) if not weak]
-        if known != "*" and etag_of(document) not in strong:
+        if known != "*" and etag_of(document.encode()) not in strong:
             raise Problem(412, "Somebody else was faster: get it again, then repeat the change.")
 
     def tell(self, ticket: dict[str, Any], changes: db.Changes | None = None) -> None:
@@ -232,7 +244,8 @@ class Call:
 
     def answer(self, document: str, status: int = 200, location: str | None = None) -> Any:
         """A single resource with its ETag, or 304 to those who have it already."""
-        etag = etag_of(document)
+        body = document.encode()
+        etag = etag_of(body)
         known = self.environ.get("HTTP_IF_NONE_MATCH", "").strip()
         reading = self.environ["REQUEST_METHOD"] in ("GET", "HEAD")
         if reading and (known == "*" or etag in (tag for _, tag in ETAGS.findall(known))):
@@ -242,9 +255,9 @@ class Call:
         bottle.response.content_type = "application/json"
         if location:
             bottle.response.set_header("Location", self.url(location))
-        return document
+        return body
 
-    def page(self, rows: list[Any], order: str) -> str:
+    def page(self, rows: list[Any], order: str) -> bytes:
         """A list of what stands last in each row; one row too many means that there are more."""
         if len(rows) > self.limit:
             rows = rows[: self.limit]
@@ -254,7 +267,7 @@ class Call:
                 "Link", f'<{self.url(self.environ["PATH_INFO"])}?{query}>; rel="next"'
             )
         bottle.response.content_type = "application/json"
-        return "[" + ",".join(row[-1] for row in rows) + "]"
+        return f"[{','.join([row[-1] for row in rows])}]".encode()
 
     @property
     def limit(self) -> int:
@@ -274,8 +287,8 @@ class Call:
 ETAGS = re.compile(r'(W/)?("[^"]*")')
 
 
-def etag_of(document: str) -> str:
-    return f'"{hashlib.blake2b(document.encode(), digest_size=12).hexdigest()}"'
+def etag_of(body: bytes) -> str:
+    return f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
 
 
 # ---------------------------------------------------------------- reading and validating
@@ -478,6 +491,8 @@ def parse_object(text: bytes) -> dict[str, Any]:
 
 def read_query(text: str, checks: dict[str, Check]) -> dict[str, Any]:
     """The clean query parameters; under "others" all pairs but `after`. Raises Problem."""
+    if not text:
+        return {"others": []}
     try:
         # WSGI hands over bytes as Latin-1, and so do we, to the one strict decoder.
         raw = parse_qsl(text, keep_blank_values=True, encoding="latin-1", max_num_fields=50)
