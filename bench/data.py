@@ -16,12 +16,14 @@ import sqlite3
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate, islice
+from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import db
 
@@ -115,33 +117,40 @@ def tickets(count: int, seed: int = 7) -> Iterator[Ticket]:
 
 # ---------------------------------------------------------------- databases
 
-# What creates the empty database of each peer at $PEER_DATABASE, as its documentation says.
-PEER_SCHEMAS = {
+SCHEMAS = {
+    "tracker": db.SCHEMA,
+    "sqlalchemy": HERE / "peers" / "models.py",
+    "django": HERE / "peers" / "django_app" / "models.py",
+}
+# What creates the empty database of a peer at $PEER_DATABASE, as its documentation says.
+CREATE = {
     "sqlalchemy": ["models.py"],
     "django": ["-m", "django", "migrate", "--run-syncdb", "--verbosity=0"],
 }
-KINDS = ("tracker", *PEER_SCHEMAS)
 
 
 def database(kind: str, count: int, progress: Callable[[str], None] = print) -> Path:
     """A database of the kind ("tracker", "sqlalchemy", "django") with `count` tickets.
 
-    It is made at the first call and kept. Measure on a copy: it is closed, and one file.
+    It is made at the first call and kept until what makes it changes. Measure on a copy: it is
+    closed, and one file.
     """
-    path = CACHE / f"{kind}-{count}.db"
+    sources = (Path(__file__), SCHEMAS[kind])
+    version = zlib.crc32(b"".join(source.read_bytes() for source in sources))
+    path = CACHE / f"{kind}-{count}-{version:08x}.db"
     if path.exists():
         return path
     CACHE.mkdir(exist_ok=True)
+    for outdated in CACHE.glob(f"{kind}-{count}-*"):
+        outdated.unlink()
     partial = path.with_suffix(".partial")
-    for leftover in CACHE.glob(f"{partial.name}*"):
-        leftover.unlink()
     if kind == "tracker":
         db.Database(partial).close()
     else:
-        command = [sys.executable, *PEER_SCHEMAS[kind]]
+        command = [sys.executable, *CREATE[kind]]
         subprocess.run(command, cwd=HERE / "peers", env=peer_environment(partial), check=True)
     with closing(sqlite3.connect(partial, isolation_level=None)) as conn:
-        fill(conn, kind, count, progress)
+        fill(conn, count, db.timestamp if kind == "tracker" else orm_time, progress)
     for lock in CACHE.glob(f"{partial.name}-*lock"):
         lock.unlink()
     return partial.rename(path)
@@ -154,63 +163,97 @@ def peer_environment(path: Path) -> dict[str, str]:
     }
 
 
-def fill(conn: sqlite3.Connection, kind: str, count: int, progress: Callable[[str], None]) -> None:
-    """Write users, projects and tickets into the empty tables.
-
-    Those of the peers have the same names, but keep times as their ORM writes them, and have
-    neither folded names nor an index of texts.
-    """
-    own = kind == "tracker"
+def fill(
+    conn: sqlite3.Connection,
+    count: int,
+    moment: Callable[[datetime], str],
+    progress: Callable[[str], None],
+) -> None:
+    """Write users, projects and tickets into the empty tables; `moment` is how a time is kept."""
     conn.execute("PRAGMA synchronous = OFF")  # what a crash breaks here is made anew
     conn.execute("PRAGMA cache_size = -200000")
     conn.execute("PRAGMA foreign_keys = ON")
-    conn.execute("BEGIN")
-    conn.executemany("INSERT INTO users (id, name, email) VALUES (?, ?, ?)", users())
-    if own:
-        rows = [(id, name, db.fold(name)) for id, name in projects()]
-        conn.executemany("INSERT INTO projects (id, name, name_key) VALUES (?, ?, ?)", rows)
-    else:
-        conn.executemany("INSERT INTO projects (id, name) VALUES (?, ?)", projects())
-    conn.execute("COMMIT")
+    insert(conn, "users", [{"id": id, "name": name, "email": email} for id, name, email in users()])
+    insert(
+        conn,
+        "projects",
+        [{"id": id, "name": name, "name_key": db.fold(name)} for id, name in projects()],
+    )
     source, done, began, told = tickets(count), 0, time.monotonic(), 0.0
     while chunk := list(islice(source, CHUNK)):
         conn.execute("BEGIN")
-        insert(conn, chunk, db.timestamp if own else orm_time)
-        if own:
-            conn.executemany(
-                "INSERT INTO ticket_texts (rowid, title, description) VALUES (?, ?, ?)",
-                [(t.id, db.fold(t.title), db.fold(t.description or "")) for t in chunk],
-            )
+        insert_tickets(conn, chunk, moment)
         conn.execute("COMMIT")
         done += len(chunk)
         seconds = time.monotonic() - began
         if done == count or seconds - told > 5:
             told = seconds
-            progress(f"data for {kind}: {done:,} of {count:,} tickets, {seconds:.0f} s")
+            progress(f"data: {done:,} of {count:,} tickets, {seconds:.0f} s")
     conn.execute("PRAGMA wal_checkpoint (TRUNCATE)")
 
 
-def insert(
+def insert_tickets(
     conn: sqlite3.Connection, chunk: list[Ticket], moment: Callable[[datetime], str]
 ) -> None:
-    conn.executemany(
-        """
-        INSERT INTO tickets (id, title, description, project_id, status, created_at, updated_at)
-        VALUES (?, ?, ?, ?, ?, ?, ?)""",
-        [(*t[:5], moment(t.created_at), t.updated_at and moment(t.updated_at)) for t in chunk],
-    )
-    conn.executemany(
-        "INSERT INTO assignments (ticket_id, user_id) VALUES (?, ?)",
-        [(t.id, user_id) for t in chunk for user_id in t.assignees],
-    )
-    conn.executemany(
-        "INSERT INTO history (ticket_id, changed_at, changes) VALUES (?, ?, ?)",
+    """The tickets with their assignees, their history and their words."""
+    rows = [
+        ticket._asdict()
+        | {
+            "created_at": moment(ticket.created_at),
+            "updated_at": ticket.updated_at and moment(ticket.updated_at),
+        }
+        for ticket in chunk
+    ]
+    insert(conn, "tickets", [{**row, "assignees": "[]"} for row in rows])
+    insert(
+        conn,
+        "assignments",
         [
-            (t.id, moment(t.updated_at), json.dumps({"status": {"from": "open", "to": t.status}}))
-            for t in chunk
-            if t.updated_at
+            {
+                "ticket_id": row["id"],
+                "user_id": user_id,
+                "touched_at": row["updated_at"] or row["created_at"],
+            }
+            for row in rows
+            for user_id in row["assignees"]
         ],
     )
+    insert(
+        conn,
+        "history",
+        [
+            {
+                "ticket_id": row["id"],
+                "changed_at": row["updated_at"],
+                "changes": json.dumps({"status": {"from": "open", "to": row["status"]}}),
+            }
+            for row in rows
+            if row["updated_at"]
+        ],
+    )
+    insert(
+        conn,
+        "ticket_texts",
+        [
+            {
+                "rowid": row["id"],
+                "title": db.fold(row["title"]),
+                "description": db.fold(row["description"] or ""),
+            }
+            for row in rows
+        ],
+    )
+
+
+def insert(conn: sqlite3.Connection, table: str, rows: list[dict[str, Any]]) -> None:
+    """Insert of the rows what the table can hold: the peers have fewer columns, and no index."""
+    found = [name for _, name, *_ in conn.execute(f"PRAGMA table_info ({table})")]
+    if found:
+        names = [name for name in rows[0] if name in found or name == "rowid"]
+        conn.executemany(
+            f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})",
+            map(itemgetter(*names), rows),
+        )
 
 
 def orm_time(moment: datetime) -> str:

@@ -36,6 +36,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import datetime
 from importlib import metadata
+from itertools import groupby
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -176,6 +177,7 @@ def running(
     configurations: list[Configuration], tickets: int, progress: Progress
 ) -> Iterator[list[Server]]:
     """The servers of these configurations, which answer."""
+    data.CACHE.mkdir(exist_ok=True)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=data.CACHE)))
         servers = []
@@ -376,7 +378,8 @@ def run(
     """Compare all servers, write bench/results/http.json and return what is in it.
 
     Each server is asked for `seconds` in each of the `rounds`, for each kind of request; the
-    median counts. Before that, shorter, the best configuration of each peer is found.
+    median counts. Before that, shorter, the best configuration of each peer is found. By default
+    all that takes about a quarter of an hour.
     Raises RuntimeError if a server does not start or does not do the same as the tracker.
     """
     if not shutil.which("wrk"):
@@ -384,7 +387,7 @@ def run(
     load = {"tickets": tickets, "connections": connections}
     with running([TRACKER], tickets, progress) as (ours,):
         expected = answers(ours)
-    best, tuning = tune(expected, max(1, seconds / 5), load, progress)
+    best, tuning = tune(expected, seconds / 2, load, progress)
 
     samples: dict[str, dict[str, list[dict[str, Any]]]] = {}
     with running([TRACKER, *best], tickets, progress) as servers:
@@ -416,22 +419,27 @@ def tune(
     expected: dict[str, Any], seconds: float, load: dict[str, int], progress: Progress
 ) -> tuple[list[Configuration], dict[str, Any]]:
     """The fastest configuration of each peer, by the geometric mean of all kinds; all figures."""
-    best: dict[str, tuple[float, Configuration]] = {}
-    tuning: dict[str, Any] = {}
-    for configuration in PEERS:
-        with running([configuration], load["tickets"], progress) as (server,):
-            check(server, expected)
-            samples = {kind: measure(server, kind, seconds=seconds, **load) for kind in KINDS}
-        mean = statistics.geometric_mean(s["requests_per_second"] for s in samples.values())
-        name, setting = configuration.name, configuration.setting
-        best[name] = max(best.get(name, (0.0, configuration)), (mean, configuration))
-        tuning.setdefault(name, {})[setting] = {"mean_requests_per_second": mean, "kinds": samples}
-        errors = [error for sample in samples.values() for error in sample["errors"]]
-        progress(
-            f"{name}, {setting}: {mean:,.0f} requests/s on average"
-            + "".join(f"\n  ERROR: {error}" for error in errors)
-        )
-    return [configuration for _, configuration in best.values()], tuning
+    best, tuning = [], {}
+    for name, group in groupby(PEERS, key=lambda configuration: configuration.name):
+        configurations = list(group)
+        samples: dict[str, dict[str, Any]] = {c.setting: {} for c in configurations}
+        with running(configurations, load["tickets"], progress) as servers:
+            for server in servers:
+                check(server, expected)
+            for kind in KINDS:
+                for server in servers:
+                    sample = measure(server, kind, seconds=seconds, **load)
+                    samples[server.setting][kind] = sample
+                    progress(f"tuning, {kind}, {name}, {server.setting}: {line(sample)}")
+        means = {
+            setting: statistics.geometric_mean(s["requests_per_second"] for s in kinds.values())
+            for setting, kinds in samples.items()
+        }
+        best.append(max(configurations, key=lambda c: means[c.setting]))
+        tuning[name] = {"mean_requests_per_second": means, "samples": samples}
+        told = (f"{mean:,.0f} requests/s with {setting}" for setting, mean in means.items())
+        progress(f"{name}: {', '.join(told)}")
+    return best, tuning
 
 
 def compare(samples: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
