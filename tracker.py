@@ -162,6 +162,8 @@ class Application:
             own = origin is None or _without_port(origin.partition("://")[2]) == _without_port(host)
             if not own or environ.get("HTTP_SEC_FETCH_SITE") in ("cross-site", "same-site"):
                 raise Problem(403, "A page of another site may not write here.")
+        if not environ["REQUEST_METHOD"].isupper():  # Bottle would take "delete" for DELETE
+            raise Problem(400, "The method must be in capital letters.")
         path = environ.get("PATH_INFO", "")
         if not (path.isascii() and path.isprintable()):
             raise db.NotFound("There is nothing at this path.")  # Bottle would drop those bytes
@@ -303,12 +305,21 @@ Check = Callable[[Any, Callable[..., None]], Any]
 NOT_IN_A_LINE = re.compile(
     "[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\u200b\u2060\ufeff\ud800-\udfff]"
 )
+# Invisible, and so without a purpose where there is nothing but ASCII beside it: fillers,
+# joiners, tags, variation selectors, soft hyphens.
+HIDDEN = (
+    "\xad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200c\u200d\u2061-\u2064\u206a-\u206f"
+    "\u2800\u3164\ufe00-\ufe0f\uffa0\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff"
+)
+DISGUISE = re.compile(rf"(?<![^\0-\x7f])[{HIDDEN}]+(?![^\0-\x7f])")
 NOT_IN_A_TEXT = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 EMAIL = re.compile(
-    rf"(?=.{{1,254}}\Z)(?=[^@]{{1,64}}@){ATOM}(?:\.{ATOM})*@(?:{LABEL}\.)+(?![0-9]+\Z){LABEL}"
+    r"(?=.{1,254}\Z)(?=[^@]{1,64}@)(?!.*=\?.*\?=)"  # =?utf-8?q?max?=: some servers decode that
+    rf"{ATOM}(?:\.{ATOM})*@(?:{LABEL}\.)+(?![0-9]+\Z){LABEL}"
 )
 SENDER = re.compile(rf"{ATOM}(?:\.{ATOM})*@{LABEL}(?:\.{LABEL})*")  # may be at localhost
 
@@ -324,8 +335,13 @@ def line(shortest: int, longest: int, forbidden: re.Pattern[str] = NOT_IN_A_LINE
             fault(f"must have at most {longest:,} characters")
         if found := forbidden.search(value):
             fault(f"must not hold the character U+{ord(found[0]):04X}")
-        elif value and all(unicodedata.category(char) == "Cf" for char in value):
-            fault("must hold something visible")
+        elif not value.isascii() and "M" * 31 in "".join(
+            "M" if unicodedata.combining(char) else " " for char in value
+        ):
+            # UAX #15 knows no language that needs more; to put them in order is quadratic.
+            fault("must not hold more than 30 combining marks in a row")
+        elif forbidden is NOT_IN_A_LINE and (hidden := DISGUISE.search(value)):
+            fault(f"must not hold the character U+{ord(hidden[0][0]):04X}")
         return value
 
     return check
@@ -441,7 +457,7 @@ def read_fields(
 
 def read_body(environ: dict[str, Any], media_types: tuple[str, ...]) -> dict[str, Any]:
     """The JSON object of the request. Raises Problem for anything else."""
-    if environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower() not in media_types:
+    if environ.get("CONTENT_TYPE", "").partition(";")[0].strip(" \t").lower() not in media_types:
         raise Problem(415, f"The body must be labelled Content-Type: {media_types[0]}.")
     # Not bottle.request.body: it would decode chunks once more that the server has decoded.
     length = environ.get("CONTENT_LENGTH") or ""
@@ -805,6 +821,8 @@ def create_app(
 class Parser(HTTPRequestParser):
     """Refuses early what is too large or contradicts itself, and takes one request at a time."""
 
+    REQUEST_LINE = re.compile(rb"[!-~]+ [!-~]+( HTTP/[0-9]\.[0-9])?")
+
     def received(self, data: bytes) -> int:
         consumed: int = super().received(data)
         body = self.body_rcv
@@ -820,7 +838,19 @@ class Parser(HTTPRequestParser):
         return consumed
 
     def parse_header(self, header_plus: bytes) -> None:
-        super().parse_header(header_plus)
+        # The patterns of waitress take minutes for a long request line that is wrong, and for a
+        # header full of blanks; and control characters would vanish from the path in silence.
+        line, _, rest = header_plus.partition(b"\r\n")
+        if not self.REQUEST_LINE.fullmatch(line.rstrip()):
+            raise ParsingError("The request line is not valid.")
+        if b" " * 100 in rest.replace(b"\t", b" ") or re.search(rb"\r\n[ \t]", header_plus):
+            raise ParsingError("A header is folded, or holds too many blanks.")
+        try:
+            super().parse_header(header_plus)
+        except ValueError as error:  # of an address in brackets, of a length of 5,000 digits
+            raise ParsingError(f"The request is not valid: {error}.") from error
+        if "TRANSFER_ENCODING" in self.headers:  # RFC 9112, 6.1: HTTP/1.0 knows no chunks
+            raise ParsingError("Transfer-Encoding needs HTTP/1.1.")
         if self.chunked and "CONTENT_LENGTH" in self.headers:  # who is right? RFC 9112, 6.3
             raise ParsingError("Content-Length and Transfer-Encoding contradict each other.")
 
