@@ -279,10 +279,7 @@ class Smtp:
 
     def cut(self) -> None:
         """Break off the waiting for the server; may be called from any thread."""
-        sock = self._smtp and self._smtp.sock
-        if sock:
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+        shut(self._smtp)
 
     def forget(self) -> None:
         """In a forked child: the connection is the parent's, which may be in the middle of it."""
@@ -299,23 +296,28 @@ class Smtp:
     @contextmanager
     def _within_time(self, kind: type[Exception]) -> Iterator[None]:
         # A socket's time-out begins anew with each byte, so a server that sends one now and
-        # then could hold us for ever: the timer ends the whole step.
-        timer = threading.Timer(self.timeout, self.cut)
-        timer.daemon = True
-        timer.start()
+        # then could hold us for ever: a thread ends the whole step.
+        smtp, over = self._smtp, threading.Event()
+        deadline = time.monotonic() + self.timeout
+
+        def watch() -> None:
+            while not over.wait(max(deadline - time.monotonic(), 0.1)):
+                shut(smtp)  # again and again, as during a handshake there is nothing to shut
+
+        threading.Thread(target=watch, name="mailer watch", daemon=True).start()
         try:
             yield
         except Refused:
             self._drop()
             raise
         except (OSError, ValueError) as error:  # of smtplib, and of a name or challenge undecodable
-            late = timer.finished.is_set() or isinstance(error, TimeoutError)
+            late = time.monotonic() >= deadline or isinstance(error, TimeoutError)
             self._drop()
             raise kind(
                 f"no answer within {self.timeout:g} seconds" if late else words(error)
             ) from error
         finally:
-            timer.cancel()
+            over.set()
 
 
 class Console:
@@ -347,6 +349,14 @@ class Console:
 
     def forget(self) -> None:
         pass
+
+
+def shut(smtp: smtplib.SMTP | None) -> None:
+    """Whoever waits for the server now is told that the connection is over."""
+    sock = smtp and smtp.sock
+    if sock:
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
 
 
 def words(error: OSError | ValueError) -> str:

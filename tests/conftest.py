@@ -256,3 +256,63 @@ def start(database):
         if server.process.poll() is None:
             server.kill()
         server.process.stdout.close()
+
+
+# ---------------------------------------------------------------- mail
+
+CAST = ("Max", "Dave", "Yaris")
+MAX, DAVE, YARIS = (f"{name.lower()}@example.com" for name in CAST)
+SENDER = "tracker@example.com"
+NOTHING_WAITS = {"queued": 0, "failed": 0, "oldest_queued_at": None, "error": None}
+
+
+@pytest.fixture
+def make_api(make_app):
+    """Makes clients of apps on the one database: make_api(URL of the mail server)."""
+
+    def make(smtp, timeout=10):
+        app = make_app(smtp=smtp, sender=SENDER)
+        if smtp:
+            app.mailer.server.timeout = timeout
+        api = Api(app)
+        if not api.get("/users").json:
+            for name in CAST:
+                api.user(name)
+            api.project("Website")
+        return api
+
+    return make
+
+
+def settled(api):
+    """Wait until no mail is queued; all of it, newest first."""
+    eventually(lambda: not api.emails(state="queued"))
+    return api.emails()
+
+
+def attempted(api, times=1):
+    """Wait until all mail that is queued was tried that often; all of it, oldest first."""
+
+    def tried():
+        emails = api.emails(state="queued")
+        return emails and all(email["attempts"] == times for email in emails) and emails
+
+    return eventually(tried)[::-1]
+
+
+def wait(api, clock, **how_long):
+    clock.advance(**how_long)
+    api.app.mailer.wake()
+
+
+def health(api):
+    return api.get("/health").json["mail"]
+
+
+def paused(api):
+    """Wait until the queue is paused; why, as /health tells."""
+    return eventually(lambda: health(api)["error"])
+
+
+def seconds_to_next_attempt(email, clock):
+    return (datetime.fromisoformat(email["next_attempt_at"]) - clock()).total_seconds()

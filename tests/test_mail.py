@@ -6,12 +6,8 @@ Max (1), Dave (2) and Yaris (3) work on Website (1). Time passes only where a te
 import io
 import re
 import socket
-import socketserver
 import subprocess
 import sys
-import threading
-import time
-from contextlib import suppress
 from datetime import UTC, datetime
 from email import message_from_bytes
 from email.policy import default
@@ -19,36 +15,30 @@ from typing import ClassVar
 
 import pytest
 from aiosmtpd.smtp import AuthResult
-from conftest import ROOT, Api, MailServer, eventually
+from conftest import (
+    DAVE,
+    MAX,
+    NOTHING_WAITS,
+    ROOT,
+    SENDER,
+    YARIS,
+    Api,
+    MailServer,
+    attempted,
+    eventually,
+    health,
+    paused,
+    seconds_to_next_attempt,
+    settled,
+    wait,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import db
 import mailer
 
-CAST = ("Max", "Dave", "Yaris")
-MAX, DAVE, YARIS = (f"{name.lower()}@example.com" for name in CAST)
-SENDER = "tracker@example.com"
 pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
-NOTHING_WAITS = {"queued": 0, "failed": 0, "oldest_queued_at": None, "error": None}
-
-
-@pytest.fixture
-def make_api(make_app):
-    """Makes clients of apps on the one database: make_api(URL of the mail server)."""
-
-    def make(smtp, timeout=10):
-        app = make_app(smtp=smtp, sender=SENDER)
-        if smtp:
-            app.mailer.server.timeout = timeout
-        api = Api(app)
-        if not api.get("/users").json:
-            for name in CAST:
-                api.user(name)
-            api.project("Website")
-        return api
-
-    return make
 
 
 @pytest.fixture
@@ -77,111 +67,8 @@ def nobody():
         yield f"smtp://127.0.0.1:{taken.getsockname()[1]}"
 
 
-@pytest.fixture
-def listen():
-    """Starts servers that misbehave: listen(talk) calls talk(lines, say) at each connection."""
-    servers = []
-
-    def start(talk, host="127.0.0.1"):
-        class Connection(socketserver.StreamRequestHandler):
-            def handle(self):
-                server.calls += 1
-                with suppress(OSError):
-                    talk(self.rfile, self.wfile.write)
-
-        server = socketserver.ThreadingTCPServer((host, 0), Connection)
-        server.daemon_threads = True
-        server.calls = 0
-        server.authority = f"{host}:{server.server_address[1]}"
-        server.url = f"smtp://{server.authority}"
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def hang_up(lines, say):
-    pass
-
-
-def stay_silent(lines, say):
-    lines.read()
-
-
-def drip(lines, say):
-    while True:
-        say(b"2")
-        time.sleep(0.05)
-
-
-def fall_silent_at(command):
-    def talk(lines, say):
-        say(b"220 hello\r\n")
-        for line in lines:
-            if not line.upper().startswith(command):
-                say(b"250 OK\r\n")
-
-    return talk
-
-
-def answer_to_login(*replies, heard):
-    """Offers to log in without TLS, says these replies to it, then hangs up."""
-
-    def talk(lines, say):
-        say(b"220 hello\r\n")
-        left = list(replies)
-        for line in lines:
-            heard.append(line)
-            if line.upper().startswith(b"EHLO"):
-                say(b"250-hello\r\n250 AUTH PLAIN LOGIN\r\n")
-            elif line.upper().startswith(b"AUTH") and left:
-                say(left.pop(0))
-            if not left:
-                return
-
-    return talk
-
-
-def settled(api):
-    """Wait until no mail is queued; all of it, newest first."""
-    eventually(lambda: not api.emails(state="queued"))
-    return api.emails()
-
-
-def attempted(api, times=1):
-    """Wait until all mail that is queued was tried that often; all of it, oldest first."""
-
-    def tried():
-        emails = api.emails(state="queued")
-        return emails and all(email["attempts"] == times for email in emails) and emails
-
-    return eventually(tried)[::-1]
-
-
-def wait(api, clock, **how_long):
-    clock.advance(**how_long)
-    api.app.mailer.wake()
-
-
-def health(api):
-    return api.get("/health").json["mail"]
-
-
-def paused(api):
-    """Wait until the queue is paused; why, as /health tells."""
-    return eventually(lambda: health(api)["error"])
-
-
 def text(message):
     return message.get_content().replace("\r\n", "\n")
-
-
-def seconds_to_next_attempt(email, clock):
-    return (datetime.fromisoformat(email["next_attempt_at"]) - clock()).total_seconds()
 
 
 # ---------------------------------------------------------------- wording
@@ -591,24 +478,6 @@ def test_a_mail_that_came_through_shows_when(api, mail_server, clock):
     ]
 
 
-@pytest.mark.parametrize(
-    "talk",
-    [hang_up, stay_silent, drip, fall_silent_at(b"EHLO"), fall_silent_at(b"RCPT")],
-    ids=["hangs up", "is silent", "drips", "falls silent at EHLO", "falls silent at RCPT"],
-)
-def test_mail_outlasts_a_server_that(talk, make_api, listen, mail_server, clock):
-    api = make_api(listen(talk).url, timeout=0.5)
-    api.ticket(assignees=[1])
-    (email,) = attempted(api)
-    assert email["error"]
-    assert 30 <= seconds_to_next_attempt(email, clock) <= 33
-    api.app.close()
-    api = make_api(mail_server.url)
-    wait(api, clock, seconds=34)
-    settled(api)
-    assert len(mail_server.to(MAX)) == 1
-
-
 def test_the_waits_double_up_to_an_hour(make_api, nobody, clock):
     api = make_api(nobody)
     api.ticket(assignees=[1])
@@ -642,14 +511,6 @@ def test_after_five_days_a_mail_is_failed(make_api, nobody, clock):
     assert (email["attempts"], email["next_attempt_at"]) == (3, None)
     assert email["error"]
     assert health(api)["failed"] == 1
-
-
-@pytest.mark.parametrize("reply", ["550 unknown", "451 later", "421 closing"])
-def test_one_bad_mail_does_not_block_those_behind_it(api, mail_server, reply):
-    mail_server.replies[MAX] = reply
-    api.ticket(assignees=[1, 2, 3])
-    eventually(lambda: len(api.emails(state="sent")) == 2)
-    assert [recipient for recipient, _ in mail_server.messages] == [DAVE, YARIS]
 
 
 def test_a_failed_mail_is_sent_again_by_hand(api, mail_server):
@@ -759,93 +620,13 @@ def test_a_wrong_password_pauses_the_queue(make_api, login_server):
     assert health(api) == NOTHING_WAITS
 
 
-def test_a_server_that_hangs_up_at_a_wrong_password_pauses_the_queue(make_api, listen):
-    server = listen(answer_to_login(b"535 wrong\r\n", heard=[]))
-    api = make_api(f"smtp://max:secret@{server.authority}")
-    api.ticket(assignees=[1])
-    assert "535" in paused(api)
-    assert [email["attempts"] for email in api.emails()] == [0]
-
-
-def test_a_server_that_cannot_check_passwords_now_is_asked_again(make_api, listen, clock):
-    server = listen(answer_to_login(*[b"454 later\r\n"] * 2, heard=[]))
-    api = make_api(f"smtp://max:secret@{server.authority}")
-    api.ticket(assignees=[1])
-    (email,) = attempted(api)
-    assert 30 <= seconds_to_next_attempt(email, clock) <= 33
-
-
-def test_a_server_without_login_pauses_the_queue_of_who_has_a_password(make_api, mail_server):
-    api = make_api(mail_server.url.replace("//", "//max:secret@"))
-    api.ticket(assignees=[1])
-    assert paused(api)
-    assert [email["attempts"] for email in api.emails()] == [0]
-
-
-def own_address():
-    """An address of this machine that is not loopback, or None. Nothing is sent to find it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
-        probe.connect(("192.0.2.1", 9))
-        address = probe.getsockname()[0]
-        return None if address.startswith(("127.", "0.")) else address
-
-
-def test_a_password_never_goes_in_clear_text_over_the_network(make_api, listen):
-    if not (address := own_address()):
-        pytest.skip("this machine has no address but loopback")
-    heard = []
-    server = listen(answer_to_login(b"235 welcome\r\n", heard=heard), host=address)
-    api = make_api(f"smtp://max:secret@{server.authority}")
-    api.ticket(assignees=[1])
-    assert "TLS" in paused(api)
-    assert [email["attempts"] for email in api.emails()] == [0]
-    eventually(lambda: heard)
-    assert not [line for line in heard if line.upper().startswith(b"AUTH")]
-
-
 # ---------------------------------------------------------------- connections, threads, processes
-
-
-def test_a_server_that_is_down_is_asked_once_for_all_mail(make_api, listen, clock):
-    server = listen(hang_up)
-    api = make_api(server.url)
-    api.ticket(assignees=[1, 2, 3])
-    attempted(api)
-    assert server.calls == 1
-    api.ticket(assignees=[1, 2, 3])
-    attempted(api)
-    assert server.calls == 1
-    wait(api, clock, seconds=34)
-    attempted(api, 2)
-    assert server.calls == 2
-    assert health(api)["error"]
 
 
 def test_several_mails_go_over_one_connection(api, mail_server):
     api.ticket(assignees=[1, 2, 3])
     settled(api)
     assert (len(mail_server.messages), mail_server.sessions) == (3, 1)
-
-
-def test_no_request_waits_for_a_mail_server(make_api, listen):
-    server = listen(stay_silent)
-    api = make_api(server.url, timeout=1)
-    api.ticket(assignees=[1])
-    eventually(lambda: server.calls)
-    api.change(1, status="closed")
-    api.delete("/users/1")
-    assert api.emails() == []
-    assert server.calls == 1  # it still holds the first
-
-
-def test_mail_goes_out_when_the_next_app_is_made(make_api, listen, mail_server):
-    server = listen(stay_silent)
-    api = make_api(server.url)
-    api.ticket(assignees=[1])
-    eventually(lambda: server.calls)
-    api.app.close()  # in the middle of it, which is not the fault of the mail
-    settled(make_api(mail_server.url))
-    assert len(mail_server.to(MAX)) == 1
 
 
 def test_of_two_apps_on_one_database_one_delivers(make_api, mail_server):

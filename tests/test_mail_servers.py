@@ -1,0 +1,659 @@
+"""Mail servers that misbehave: what becomes of the mail they were given, and of the next one.
+
+Max (1), Dave (2) and Yaris (3) work on Website (1). Time passes only where a test says so.
+"""
+
+import fcntl
+import json
+import re
+import socket
+import sqlite3
+import ssl
+import struct
+import threading
+import urllib.request
+from collections import Counter
+from contextlib import closing, suppress
+from email import message_from_bytes
+from email.policy import default
+from typing import NamedTuple
+
+import pytest
+import trustme
+from conftest import (
+    DAVE,
+    MAX,
+    NOTHING_WAITS,
+    YARIS,
+    attempted,
+    eventually,
+    health,
+    paused,
+    seconds_to_next_attempt,
+    settled,
+    wait,
+)
+
+import db
+
+# How long the tracker waits for servers that hang. The second is for those that are to take
+# some of the mail: a busy machine must not make them late.
+SOON, LATER = {"timeout": 0.3}, {"timeout": 0.8}
+LATE = "no answer within 0."
+BOUND = 8  # seconds; without a time-out of our own, nothing would happen for much longer
+
+
+# ---------------------------------------------------------------- a server with a script
+
+
+class Over(Exception):
+    """The connection ends here."""
+
+
+class ScriptedServer:
+    """An SMTP server on a raw socket. `script` maps steps to behaviours; the others go well.
+
+    The steps: connect, greeting, the commands, TLS (the handshake) and "." (the end of a
+    mail). "RCPT Max" is the step for Max alone, "EHLO encrypted" the one after STARTTLS.
+    """
+
+    def __init__(self, script, offers=(), host="127.0.0.1", certificate=None):
+        self.script, self.offers, self.certificate = script, offers, certificate
+        self.connections = 0
+        self.heard = []  # all commands
+        self.seen = []  # (recipient, Message-ID) of each mail that came to its end
+        self.taken = []  # the same, of those that were answered with 250
+        self.over = threading.Event()
+        self._listener = socket.socket()
+        self._listener.bind((host, 0))
+        self.authority = f"{host}:{self._listener.getsockname()[1]}"
+        self.url = f"smtp://{self.authority}"
+        self.sockets = []
+        self._threads = []
+        script.get("connect", ScriptedServer.listen)(self)
+
+    def listen(self):
+        self._listener.listen(100)
+        self._listener.settimeout(0.01)  # closing a socket does not wake who accepts on it
+        self._run(self._accept)
+
+    def refuse(self):
+        """Its port is taken, but nobody listens."""
+
+    def leave_no_room(self):
+        """Nobody accepts, and the queue is full: who connects gets no answer at all."""
+        self._listener.listen(0)
+        self.sockets = [socket.socket() for _ in range(3)]
+        for filler in self.sockets:
+            filler.setblocking(False)
+            filler.connect_ex(self._listener.getsockname())
+
+    def cure(self):
+        """From now on all goes well, for each new step."""
+        deaf, self.script = "connect" in self.script, {}
+        if deaf:
+            for filler in self.sockets:
+                filler.close()
+            self.listen()
+
+    def stop(self):
+        self.over.set()
+        for thread in self._threads[:1]:  # who accepts, so that no socket is opened any more
+            thread.join()
+        for sock in self.sockets:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        self._listener.close()
+
+    def _run(self, target, *args):
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self):
+        while not self.over.is_set():
+            with suppress(TimeoutError):
+                sock, _ = self._listener.accept()
+                sock.settimeout(None)
+                self.connections += 1
+                self.sockets.append(sock)
+                self._run(self._talk, Talk(self, sock))
+
+    def _talk(self, talk):
+        with suppress(OSError, ValueError, Over):
+            talk.run()
+        talk.close()
+
+
+USUAL = {
+    "greeting": "220 ready",
+    "STARTTLS": "220 go ahead",
+    "AUTH": "235 welcome",
+    "DATA": "354 go on",
+    ".": "250 taken",
+    "QUIT": "221 bye",
+}
+
+
+class Talk:
+    """One connection to the scripted server."""
+
+    def __init__(self, server, sock):
+        self.server, self.sock, self.lines = server, sock, sock.makefile("rb")
+        self.encrypted = False
+        self.step = self.said = self.recipient = ""
+        self.message_id = None
+
+    def run(self):
+        self.do("greeting")
+        while line := self.lines.readline().decode():
+            self.server.heard.append(line)
+            verb = line.split()[0].upper()
+            if verb == "RCPT":
+                self.recipient = re.search("<(.*)>", line)[1]
+            self.do(verb)
+            if verb == "STARTTLS" and self.said.startswith("220"):
+                self.do("TLS")
+            if verb == "DATA" and self.said.startswith("354"):
+                self.hear_mail()
+                self.do(".")
+            if verb == "QUIT":
+                return
+
+    def do(self, step):
+        self.step, self.said = step, ""
+        name = self.recipient.partition("@")[0].capitalize()
+        script = self.server.script
+        behaviour = script.get(f"{step} {name}") or script.get(step)
+        if self.encrypted:
+            behaviour = script.get(f"{step} encrypted") or behaviour
+        (behaviour or go_well)(self)
+
+    def usual(self):
+        if self.step == "EHLO":
+            done = {"STARTTLS"} if self.encrypted else set()
+            offers = [f"250-{name}\r\n" for name in self.server.offers if name not in done]
+            return "".join(["250-hello\r\n", *offers, "250 HELP"])
+        return USUAL.get(self.step, "250 OK")
+
+    def reply(self, text, already=0):
+        """Say the text, of which so many characters were said already."""
+        self.said = text
+        if self.step == "." and text.startswith("2"):
+            self.server.taken.append((self.recipient, self.message_id))
+        self.say(f"{text}\r\n".encode("latin-1")[already:])
+
+    def say(self, data):
+        self.sock.sendall(data)
+
+    def pause(self, seconds):
+        if self.server.over.wait(seconds):
+            raise Over
+
+    def hear_mail(self):
+        content = b""
+        while not content.endswith(b"\r\n.\r\n"):
+            if not (line := self.lines.readline()):
+                raise Over
+            content += line
+        self.message_id = message_from_bytes(content, policy=default)["Message-ID"]
+        self.server.seen.append((self.recipient, self.message_id))
+
+    def encrypt(self):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.server.certificate.configure_cert(context)
+        self.sock = context.wrap_socket(self.sock, server_side=True)
+        self.server.sockets.append(self.sock)
+        self.lines = self.sock.makefile("rb")
+        self.encrypted = True
+
+    def close(self):
+        self.lines.close()
+        self.sock.close()
+
+
+def go_well(talk):
+    if talk.step == "TLS":
+        talk.encrypt()
+    else:
+        talk.reply(talk.usual())
+
+
+def reply(text):
+    return lambda talk: talk.reply(text)
+
+
+def hang(talk):
+    talk.lines.read()
+    raise Over
+
+
+def drop(talk):
+    raise Over
+
+
+def reset(talk):
+    """Drop without the usual end: the client reads an error instead of an end."""
+    talk.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    raise Over
+
+
+def garble(talk):
+    talk.say(b"\x16\x03\x01 no such thing \xff\xfe\r\n" * 2)
+
+
+def say_a_megabyte(talk):
+    talk.say(b"2" * 2**20)
+    hang(talk)
+
+
+def say_lines_for_ever(talk):
+    code = talk.usual()[:3].encode()
+    while True:
+        talk.say((code + b"-" + b"x" * 60 + b"\r\n") * 1000)
+
+
+def drip_for_ever(talk):
+    while True:
+        talk.say(b"2")
+        talk.pause(0.05)
+
+
+def drip(seconds):
+    """The usual answer, but so many seconds for each byte."""
+
+    def behaviour(talk):
+        text = talk.usual()
+        for char in text:
+            talk.say(char.encode())
+            talk.pause(seconds)
+        talk.reply(text, already=len(text))
+
+    return behaviour
+
+
+def read_slowly(talk):
+    """Have the mail sent, and read it byte by byte."""
+    talk.reply("354 go on")
+    while talk.sock.recv(1):
+        talk.pause(0.05)
+    raise Over
+
+
+def each(*behaviours):
+    """One after the other."""
+
+    def behaviour(talk):
+        for one in behaviours:
+            one(talk)
+
+    return behaviour
+
+
+def after(seconds):
+    return lambda talk: talk.pause(seconds)
+
+
+@pytest.fixture
+def scripted():
+    """Starts scripted servers: scripted(script)."""
+    servers = []
+
+    def start(script, **settings):
+        servers.append(ScriptedServer(script, **settings))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def ca():
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def certificates(ca):
+    return {"good": ca.issue_cert("127.0.0.1"), "bad": trustme.CA().issue_cert("127.0.0.1")}
+
+
+# ---------------------------------------------------------------- the table
+
+
+class Outcome(NamedTuple):
+    state: str
+    attempts: int
+    next_attempt: tuple[int, int] | None = None  # seconds from now
+
+
+TRIED_AGAIN = Outcome("queued", 1, (30, 33))
+FAILED = Outcome("failed", 1)
+PAUSED = Outcome("queued", 0)  # not the fault of the mail; /health tells the error
+SENT = Outcome("sent", 1)
+
+
+class Row(NamedTuple):
+    """What the server does, and what becomes of the mail to Max.
+
+    That to Dave and Yaris behind it comes through if the server is bad to Max alone, and
+    else it fares as the mail to Max.
+    """
+
+    script: dict
+    outcome: Outcome
+    error: str | None = None
+    offers: tuple = ()
+    login: str = ""
+    timeout: float = 10
+
+
+TLS = {"offers": ("STARTTLS",)}
+LOGIN = {"offers": ("AUTH LOGIN PLAIN",), "login": "max:secret@"}
+LOGIN_OVER_TLS = {"offers": ("STARTTLS", "AUTH PLAIN"), "login": "max:secret@"}
+UNKNOWN = reply("550 5.1.1 unknown")
+
+BEHAVIOURS = {
+    # The connection
+    "refuses": Row({"connect": ScriptedServer.refuse}, TRIED_AGAIN, "refused"),
+    "does not answer": Row({"connect": ScriptedServer.leave_no_room}, TRIED_AGAIN, LATE, **SOON),
+    # The greeting
+    "greets with 421": Row({"greeting": reply("421 4.3.2 busy")}, TRIED_AGAIN, "421 4.3.2 busy"),
+    "greets with 554": Row({"greeting": reply("554 not here")}, TRIED_AGAIN, "554 not here"),
+    "does not greet": Row({"greeting": hang}, TRIED_AGAIN, LATE, **SOON),
+    "drops at once": Row({"greeting": drop}, TRIED_AGAIN, "closed"),
+    "resets at once": Row({"greeting": reset}, TRIED_AGAIN, "reset"),
+    "greets with a megabyte": Row({"greeting": say_a_megabyte}, TRIED_AGAIN, "too long"),
+    "greets byte by byte": Row({"greeting": drip(0.06)}, TRIED_AGAIN, LATE, **SOON),
+    # EHLO
+    "hangs at EHLO": Row({"EHLO": hang}, TRIED_AGAIN, LATE, **SOON),
+    "drops at EHLO": Row({"EHLO": drop}, TRIED_AGAIN, "closed"),
+    "has no time at EHLO": Row(
+        {"EHLO": reply("451 later"), "HELO": reply("451 not now")}, TRIED_AGAIN, "451 not now"
+    ),
+    "refuses EHLO and HELO": Row(
+        {"EHLO": reply("502 what"), "HELO": reply("550 who")}, TRIED_AGAIN, "550 who"
+    ),
+    "knows HELO only": Row({"EHLO": reply("502 what")}, SENT),
+    "garbles EHLO": Row({"EHLO": garble}, TRIED_AGAIN, "no such thing"),
+    # TLS
+    "offers no TLS": Row({}, SENT),
+    "cannot do TLS now": Row({"STARTTLS": reply("454 later")}, TRIED_AGAIN, "454 later", **TLS),
+    "hangs at STARTTLS": Row({"STARTTLS": hang}, TRIED_AGAIN, LATE, **SOON, **TLS),
+    "drops at STARTTLS": Row({"STARTTLS": drop}, TRIED_AGAIN, "closed", **TLS),
+    "hangs in the handshake": Row({"TLS": hang}, TRIED_AGAIN, LATE, **SOON, **TLS),
+    "drops in the handshake": Row({"TLS": drop}, TRIED_AGAIN, "", **TLS),
+    "garbles the handshake": Row({"TLS": garble}, TRIED_AGAIN, "SSL", **TLS),
+    "is slow to the handshake, then drips": Row(
+        {
+            "greeting": each(after(0.15), go_well),
+            "TLS": each(after(0.25), go_well),
+            "EHLO encrypted": drip_for_ever,
+        },
+        TRIED_AGAIN,
+        LATE,
+        **SOON,
+        **TLS,
+    ),
+    "cannot be verified": Row({}, TRIED_AGAIN, "certificate", **LOGIN_OVER_TLS),
+    # The login
+    "offers no login": Row({}, PAUSED, "authentication method", login="max:secret@"),
+    "refuses the password": Row({"AUTH": reply("535 5.7.8 no")}, PAUSED, "535 5.7.8 no", **LOGIN),
+    "refuses the password and drops": Row(
+        {"AUTH": each(reply("535 5.7.8 no"), drop)}, PAUSED, "535 5.7.8 no", **LOGIN
+    ),
+    "cannot check it now": Row({"AUTH": reply("454 later")}, TRIED_AGAIN, "454 later", **LOGIN),
+    "hangs at AUTH": Row({"AUTH": hang}, TRIED_AGAIN, LATE, **SOON, **LOGIN),
+    "drops at AUTH": Row({"AUTH": drop}, TRIED_AGAIN, "closed", **LOGIN),
+    "garbles AUTH": Row({"AUTH": garble}, TRIED_AGAIN, "no such thing", **LOGIN),
+    # MAIL
+    "is busy at MAIL": Row({"MAIL": reply("451 4.3.0 later")}, TRIED_AGAIN, "451 4.3.0 later"),
+    "closes at MAIL": Row({"MAIL": each(reply("421 closing"), drop)}, TRIED_AGAIN, "421 closing"),
+    "refuses the sender": Row({"MAIL": reply("550 who are you")}, PAUSED, "550 who are you"),
+    "hangs at MAIL": Row({"MAIL": hang}, TRIED_AGAIN, LATE, **SOON),
+    "drops at MAIL": Row({"MAIL": drop}, TRIED_AGAIN, "closed"),
+    "garbles MAIL": Row({"MAIL": garble}, TRIED_AGAIN, "no such thing"),
+    # RCPT
+    "is busy at RCPT": Row({"RCPT Max": reply("451 later")}, TRIED_AGAIN, "451 later"),
+    "closes at RCPT": Row({"RCPT Max": each(reply("421 bye"), drop)}, TRIED_AGAIN, "421 bye"),
+    "knows no Max": Row({"RCPT Max": UNKNOWN}, FAILED, "550 5.1.1 unknown"),
+    "knows nobody": Row({"RCPT": UNKNOWN}, FAILED, "550 5.1.1 unknown"),
+    "hangs at RCPT": Row({"RCPT Max": hang}, TRIED_AGAIN, LATE, **LATER),
+    "drops at RCPT": Row({"RCPT Max": drop}, TRIED_AGAIN, "closed"),
+    "drops at each RCPT": Row({"RCPT": drop}, TRIED_AGAIN, "closed"),
+    "garbles RCPT": Row({"RCPT Max": garble}, TRIED_AGAIN, "no such thing"),
+    "says a megabyte at RCPT": Row({"RCPT Max": say_a_megabyte}, TRIED_AGAIN, "too long"),
+    "answers RCPT byte by byte": Row({"RCPT Max": drip(0.2)}, TRIED_AGAIN, LATE, **LATER),
+    # DATA
+    "is full at DATA": Row({"DATA Max": reply("452 full")}, TRIED_AGAIN, "452 full"),
+    "refuses at DATA": Row({"DATA Max": reply("554 spam")}, FAILED, "554 spam"),
+    "hangs at DATA": Row({"DATA Max": hang}, TRIED_AGAIN, LATE, **LATER),
+    "drops at DATA": Row({"DATA Max": drop}, TRIED_AGAIN, "closed"),
+    "reads slowly": Row({"DATA Max": read_slowly}, TRIED_AGAIN, LATE, **LATER),
+    # The final dot
+    "is full in the end": Row({". Max": reply("452 full")}, TRIED_AGAIN, "452 full"),
+    "refuses in the end": Row({". Max": reply("554 5.7.1 spam")}, FAILED, "554 5.7.1 spam"),
+    "hangs in the end": Row({". Max": hang}, TRIED_AGAIN, LATE, **LATER),
+    "drops in the end": Row({". Max": drop}, TRIED_AGAIN, "closed"),
+    "garbles the end": Row({". Max": garble}, TRIED_AGAIN, "no such thing"),
+    # Between two mails, where a lost connection is the fault of none
+    "hangs after a refusal": Row({"RCPT Max": UNKNOWN, "RSET": hang}, FAILED, "550", **LATER),
+    "drops after a refusal": Row({"RCPT Max": UNKNOWN, "RSET": drop}, FAILED, "550"),
+    # QUIT
+    "hangs at QUIT": Row({"QUIT": hang}, SENT, **LATER),
+    "drops at QUIT": Row({"QUIT": drop}, SENT),
+    "refuses QUIT": Row({"QUIT": reply("500 stay")}, SENT),
+    "garbles QUIT": Row({"QUIT": garble}, SENT),
+    "never ends its good-bye": Row({"QUIT": say_lines_for_ever}, SENT),
+    # Strange, but not wrong
+    "is slow, but not too slow": Row(dict.fromkeys(["greeting", "RCPT", "."], drip(0.001)), SENT),
+    "has a lot to say": Row({"MAIL": reply("250-x\r\n" * 500 + "250 OK")}, SENT),
+    # What `error` shows is one printable line
+    "says nothing": Row({"RCPT Max": reply("550")}, FAILED, "550"),
+    "says several lines": Row({"RCPT Max": reply("550-un\r\n550 known")}, FAILED, "550 un known"),
+    "says control characters": Row(
+        {"RCPT Max": reply("550 \x1b[31mred\x07\x00\ttab")}, FAILED, "550  [31mred   tab"
+    ),
+    "says what is not UTF-8": Row({"RCPT Max": reply("550 caf\xe9")}, FAILED, "550 caf\ufffd"),
+    "says too much": Row({"RCPT Max": reply("550 " + "x" * 5000)}, FAILED, "550 " + "x" * 296),
+}
+
+
+def fate(email, clock):
+    window = None
+    if email["state"] == "queued" and email["attempts"]:
+        seconds = seconds_to_next_attempt(email, clock)
+        window = (30, 33) if 30 <= seconds <= 33 else seconds
+    return Outcome(email["state"], email["attempts"], window)
+
+
+@pytest.mark.parametrize("name", BEHAVIOURS)
+def test_mail_outlasts_a_server_that(
+    name, scripted, make_api, clock, ca, certificates, tmp_path, monkeypatch
+):
+    row = BEHAVIOURS[name]
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    server = scripted(row.script, offers=row.offers, certificate=certificates["bad"])
+    api = make_api(f"smtp://{row.login}{server.authority}", timeout=row.timeout)
+    api.ticket(assignees=[1, 2, 3])
+
+    for_max_alone = any(" Max" in step for step in row.script)
+    outcomes = [row.outcome, *[SENT if for_max_alone else row.outcome] * 2]
+    if row.outcome == PAUSED:
+        assert row.error in eventually(lambda: health(api)["error"], timeout=BOUND)
+    else:
+        eventually(lambda: all(email["attempts"] for email in api.emails()), timeout=BOUND)
+    emails = api.emails()[::-1]
+    assert [fate(email, clock) for email in emails] == outcomes
+    error = emails[0]["error"]
+    if row.outcome in (SENT, PAUSED):
+        assert error is None
+    else:
+        assert row.error in error
+        assert error.isprintable()
+        assert len(error) <= 300
+
+    server.cure()
+    server.offers = row.offers or (LOGIN["offers"] if row.login else ())
+    server.certificate = certificates["good"]
+    api.app.mailer.server.timeout = 10
+    for email in api.emails(state="failed"):
+        api.post(f"/emails/{email['id']}/retry", status=202)
+    wait(api, clock, seconds=34)
+    eventually(lambda: len(api.emails(state="sent")) == 3)
+    api.change(1, status="closed")
+    eventually(lambda: len(api.emails(state="sent")) == 6)
+    assert Counter(recipient for recipient, _ in server.taken) == {MAX: 2, DAVE: 2, YARIS: 2}
+    assert len(set(server.seen)) == 6, "a mail that was sent again had another Message-ID"
+    eventually(lambda: health(api) == NOTHING_WAITS)
+
+
+# ---------------------------------------------------------------- a server that is down
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        {"greeting": drop},
+        {"greeting": reply("421 4.3.2 busy")},
+        {"AUTH": reply("454 later")},
+    ],
+    ids=lambda script: " ".join(script),
+)
+def test_a_server_that_is_down_is_asked_once_per_backoff_step_and_not_once_per_mail(
+    script, scripted, make_api, clock
+):
+    server = scripted(script, offers=LOGIN["offers"])
+    api = make_api(f"smtp://max:secret@{server.authority}")
+    for number in range(20):
+        api.ticket(title=f"{number}", assignees=[1])
+    attempted(api)
+    assert server.connections == 1
+    for step, seconds in enumerate([30, 60, 120], start=1):
+        # With its jitter, each mail comes due at another moment.
+        clock.advance(seconds=seconds)
+        for _ in range(7):
+            wait(api, clock, seconds=seconds * 0.1 / 6)
+            eventually(lambda: not due(api, clock))
+        attempted(api, 1 + step)
+        assert server.connections == 1 + step
+    assert health(api)["error"]
+    server.cure()
+    wait(api, clock, seconds=240 * 1.1 + 30)
+    settled(api)
+    assert len(server.taken) == 20
+    assert server.connections == 5
+    assert health(api) == NOTHING_WAITS
+
+
+def due(api, clock):
+    now = db.timestamp(clock())
+    return [email for email in api.emails(state="queued") if email["next_attempt_at"] <= now]
+
+
+def test_new_mail_shares_the_finding_that_the_server_is_down(scripted, make_api):
+    server = scripted({"greeting": drop})
+    api = make_api(server.url)
+    api.ticket(assignees=[1])
+    attempted(api)
+    api.ticket(assignees=[2])
+    attempted(api)
+    assert server.connections == 1
+    assert len({email["error"] for email in api.emails()}) == 1
+
+
+def test_no_request_waits_for_a_mail_server(scripted, make_api):
+    server = scripted({"greeting": hang})
+    api = make_api(server.url)
+    api.ticket(assignees=[1])
+    eventually(lambda: server.connections)
+    api.change(1, status="closed")
+    api.delete("/users/1")
+    assert api.emails() == []
+    assert server.connections == 1  # it still holds the first
+    server.stop()  # or the end of the app would wait for it
+
+
+def test_mail_goes_out_when_the_next_app_is_made(scripted, make_api):
+    server = scripted({"greeting": hang})
+    api = make_api(server.url)
+    api.ticket(assignees=[1])
+    eventually(lambda: server.connections)
+    api.app.close()  # in the middle of it, which is not the fault of the mail
+    server.cure()
+    (email,) = settled(make_api(server.url))
+    assert email["attempts"] == 1
+    assert len(server.taken) == 1
+
+
+# ---------------------------------------------------------------- passwords, kills
+
+
+def own_address():
+    """An address of this machine that is not loopback, or None. Nothing is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        probe.connect(("192.0.2.1", 9))
+        address = probe.getsockname()[0]
+        return None if address.startswith(("127.", "0.")) else address
+
+
+def test_a_password_never_goes_in_clear_text_over_the_network(scripted, make_api):
+    if not (address := own_address()):
+        pytest.skip("this machine has no address but loopback")
+    server = scripted({}, offers=LOGIN["offers"], host=address)
+    api = make_api(f"smtp://max:secret@{server.authority}")
+    api.ticket(assignees=[1])
+    assert "TLS" in paused(api)
+    assert [email["attempts"] for email in api.emails()] == [0]
+    eventually(lambda: server.heard)
+    assert [line.split()[0] for line in server.heard] == ["ehlo"]
+
+
+def test_a_mail_whose_sending_a_kill_left_unrecorded_goes_out_again_as_the_same(
+    scripted, start, database
+):
+    def ask(path, **body):
+        request = urllib.request.Request(
+            tracker.url + path,
+            json.dumps(body).encode() if body else None,
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+
+    blocker = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
+    taken = threading.Event()
+
+    def take_and_block(talk):
+        blocker.execute("BEGIN IMMEDIATE")  # from here on nobody commits
+        go_well(talk)
+        taken.set()
+        hang(talk)
+
+    def records():
+        """Whether the tracker has begun to: it has the lock before it waits for the database."""
+        with open(f"{database}-lock") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+
+    server = scripted({".": take_and_block})
+    with closing(blocker):
+        tracker = start("--quiet", "--smtp", server.url)
+        ask("/users", name="Max", email=MAX)
+        ask("/projects", name="Website")
+        ask("/tickets", title="Fix the database", project_id=1, status="open", assignees=[1])
+        assert taken.wait(10)
+        eventually(records)
+        tracker.kill()
+    assert len(server.taken) == 1
+    server.cure()
+    tracker = start("--quiet", "--smtp", server.url)
+    eventually(lambda: [email["state"] for email in ask("/emails")] == ["sent"])
+    assert len(server.taken) == 2
+    assert len(set(server.taken)) == 1, "it has another Message-ID"
