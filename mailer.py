@@ -41,6 +41,7 @@ GIVE_UP_AFTER = timedelta(days=5)
 BATCH = 100  # messages per connection; many servers allow no more
 RECORD_SECONDS = 0.1  # so long, and for one mail more, an outcome may stay unrecorded
 POLL_SECONDS = 1.0  # how soon mail is seen that another process queued
+LONGEST_ANSWER = 2**16  # bytes that a mail server may say at once
 
 UTF8 = Charset("utf-8")
 UTF8.body_encoding = QP
@@ -170,6 +171,32 @@ class Refused(Exception):
     """The server takes no mail from us at all: a wrong password, a rejected sender."""
 
 
+class Client(smtplib.SMTP):
+    """smtplib's client, but it takes no answer without end, and not anything for one."""
+
+    def getreply(self) -> tuple[int, bytes]:
+        """The code and the text of the next answer. Raises OSError."""
+        assert self.sock is not None
+        self.file = self.file or self.sock.makefile("rb")
+        lines: list[bytes] = []
+        left = LONGEST_ANSWER
+        while not lines or lines[-1][3:4] == b"-":
+            line = self.file.readline(left)
+            left -= len(line)
+            if not left:
+                raise OSError("the answer of the server is too long")
+            if not line.endswith(b"\n"):
+                raise OSError("the server closed the connection")
+            if not re.match(rb"[2-5]\d\d", line):
+                raise OSError(f"the answer is not SMTP: {line.decode('utf-8', 'replace').strip()}")
+            lines.append(line)
+        return int(lines[-1][:3]), b"\n".join(line[4:].strip() for line in lines)
+
+
+class TlsClient(Client, smtplib.SMTP_SSL):
+    """The same, with TLS from the start."""
+
+
 class Smtp:
     """The server at smtp://user:password@host:port, or smtps:// for TLS from the start.
 
@@ -187,7 +214,7 @@ class Smtp:
         self.tls = parts.scheme == "smtps"
         self.host, self.port = parts.hostname, parts.port or (465 if self.tls else 25)
         self.sender, self.timeout = sender, timeout
-        self._smtp: smtplib.SMTP | None = None
+        self._smtp: Client | None = None
 
     def __str__(self) -> str:
         return f"{'smtps' if self.tls else 'smtp'}://{self.host}:{self.port}"
@@ -200,11 +227,9 @@ class Smtp:
         # The name to greet with is given, or smtplib would ask the DNS for it, and wait.
         name = self.sender.rpartition("@")[2]
         if self.tls:
-            smtp: smtplib.SMTP = smtplib.SMTP_SSL(
-                "", 0, name, timeout=self.timeout, context=context
-            )
+            smtp: Client = TlsClient("", 0, name, timeout=self.timeout, context=context)
         else:
-            smtp = smtplib.SMTP("", 0, name, timeout=self.timeout)
+            smtp = Client("", 0, name, timeout=self.timeout)
         # The name that TLS verifies: smtplib sets it only if it connects while constructed.
         smtp._host = self.host  # type: ignore[attr-defined]
         self._smtp = smtp
@@ -351,7 +376,7 @@ class Console:
         pass
 
 
-def shut(smtp: smtplib.SMTP | None) -> None:
+def shut(smtp: Client | None) -> None:
     """Whoever waits for the server now is told that the connection is over."""
     sock = smtp and smtp.sock
     if sock:

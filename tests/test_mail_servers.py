@@ -11,6 +11,7 @@ import sqlite3
 import ssl
 import struct
 import threading
+import tracemalloc
 import urllib.request
 from collections import Counter
 from contextlib import closing, suppress
@@ -365,7 +366,11 @@ BEHAVIOURS = {
     "does not greet": Row({"greeting": hang}, TRIED_AGAIN, LATE, **SOON),
     "drops at once": Row({"greeting": drop}, TRIED_AGAIN, "closed"),
     "resets at once": Row({"greeting": reset}, TRIED_AGAIN, "reset"),
+    "speaks something else": Row(
+        {"greeting": reply("SSH-2.0-OpenSSH_9.6")}, TRIED_AGAIN, "SSH-2.0-OpenSSH_9.6"
+    ),
     "greets with a megabyte": Row({"greeting": say_a_megabyte}, TRIED_AGAIN, "too long"),
+    "greets for ever": Row({"greeting": say_lines_for_ever}, TRIED_AGAIN, "too long"),
     "greets byte by byte": Row({"greeting": drip(0.06)}, TRIED_AGAIN, LATE, **SOON),
     # EHLO
     "hangs at EHLO": Row({"EHLO": hang}, TRIED_AGAIN, LATE, **SOON),
@@ -378,6 +383,7 @@ BEHAVIOURS = {
     ),
     "knows HELO only": Row({"EHLO": reply("502 what")}, SENT),
     "garbles EHLO": Row({"EHLO": garble}, TRIED_AGAIN, "no such thing"),
+    "offers for ever": Row({"EHLO": say_lines_for_ever}, TRIED_AGAIN, "too long"),
     # TLS
     "offers no TLS": Row({}, SENT),
     "cannot do TLS now": Row({"STARTTLS": reply("454 later")}, TRIED_AGAIN, "454 later", **TLS),
@@ -408,6 +414,7 @@ BEHAVIOURS = {
     "hangs at AUTH": Row({"AUTH": hang}, TRIED_AGAIN, LATE, **SOON, **LOGIN),
     "drops at AUTH": Row({"AUTH": drop}, TRIED_AGAIN, "closed", **LOGIN),
     "garbles AUTH": Row({"AUTH": garble}, TRIED_AGAIN, "no such thing", **LOGIN),
+    "says a megabyte at AUTH": Row({"AUTH": say_a_megabyte}, TRIED_AGAIN, "too long", **LOGIN),
     # MAIL
     "is busy at MAIL": Row({"MAIL": reply("451 4.3.0 later")}, TRIED_AGAIN, "451 4.3.0 later"),
     "closes at MAIL": Row({"MAIL": each(reply("421 closing"), drop)}, TRIED_AGAIN, "421 closing"),
@@ -438,9 +445,11 @@ BEHAVIOURS = {
     "hangs in the end": Row({". Max": hang}, TRIED_AGAIN, LATE, **LATER),
     "drops in the end": Row({". Max": drop}, TRIED_AGAIN, "closed"),
     "garbles the end": Row({". Max": garble}, TRIED_AGAIN, "no such thing"),
+    "never ends its answer": Row({". Max": say_lines_for_ever}, TRIED_AGAIN, "too long"),
     # Between two mails, where a lost connection is the fault of none
     "hangs after a refusal": Row({"RCPT Max": UNKNOWN, "RSET": hang}, FAILED, "550", **LATER),
     "drops after a refusal": Row({"RCPT Max": UNKNOWN, "RSET": drop}, FAILED, "550"),
+    "garbles after a refusal": Row({"RCPT Max": UNKNOWN, "RSET": garble}, FAILED, "550"),
     # QUIT
     "hangs at QUIT": Row({"QUIT": hang}, SENT, **LATER),
     "drops at QUIT": Row({"QUIT": drop}, SENT),
@@ -589,7 +598,21 @@ def test_mail_goes_out_when_the_next_app_is_made(scripted, make_api):
     assert len(server.taken) == 1
 
 
-# ---------------------------------------------------------------- passwords, kills
+# ---------------------------------------------------------------- memory, passwords, kills
+
+
+@pytest.mark.parametrize("step", ["greeting", "EHLO", "RCPT", "."])
+def test_an_answer_without_end_does_not_fill_the_memory(scripted, make_api, step):
+    server = scripted({step: say_lines_for_ever})
+    api = make_api(server.url, timeout=1)
+    tracemalloc.start()
+    try:
+        api.ticket(assignees=[1])
+        attempted(api)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 5_000_000
 
 
 def own_address():
