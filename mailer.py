@@ -284,6 +284,8 @@ class Smtp:
                     code, answer = smtp.data(message)
                 except smtplib.SMTPDataError as error:
                     code, answer = error.smtp_code, error.smtp_error  # type: ignore[assignment]
+                    if code // 100 == 2:  # it takes for done what has not begun
+                        raise OSError(f"the answer to DATA was {words(error)}") from error
             if code // 100 == 2:
                 return
             reply = smtplib.SMTPResponseException(code, answer)

@@ -436,6 +436,7 @@ BEHAVIOURS = {
     # DATA
     "is full at DATA": Row({"DATA Max": reply("452 full")}, TRIED_AGAIN, "452 full"),
     "refuses at DATA": Row({"DATA Max": reply("554 spam")}, FAILED, "554 spam"),
+    "has not understood DATA": Row({"DATA Max": reply("250 OK")}, TRIED_AGAIN, "250 OK"),
     "hangs at DATA": Row({"DATA Max": hang}, TRIED_AGAIN, LATE, **LATER),
     "drops at DATA": Row({"DATA Max": drop}, TRIED_AGAIN, "closed"),
     "reads slowly": Row({"DATA Max": read_slowly}, TRIED_AGAIN, LATE, **LATER),
