@@ -292,8 +292,10 @@ class Smtp:
             if code == 421 or code // 100 not in (4, 5):
                 raise reply
             try:
-                smtp.rset()
+                clean = smtp.rset()[0] == 250
             except OSError:
+                clean = False
+            if not clean:
                 self._drop()
         raise (Undeliverable if code // 100 == 5 else Postponed)(words(reply))
 

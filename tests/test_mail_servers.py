@@ -451,6 +451,11 @@ BEHAVIOURS = {
     "hangs after a refusal": Row({"RCPT Max": UNKNOWN, "RSET": hang}, FAILED, "550", **LATER),
     "drops after a refusal": Row({"RCPT Max": UNKNOWN, "RSET": drop}, FAILED, "550"),
     "garbles after a refusal": Row({"RCPT Max": UNKNOWN, "RSET": garble}, FAILED, "550"),
+    "knows no RSET": Row(
+        {"RCPT Max": UNKNOWN, "RSET": reply("502 what"), "MAIL Max": reply("503 nested")},
+        FAILED,
+        "550",
+    ),
     # QUIT
     "hangs at QUIT": Row({"QUIT": hang}, SENT, **LATER),
     "drops at QUIT": Row({"QUIT": drop}, SENT),
