@@ -163,6 +163,10 @@ class Disconnected(Exception):
     """The server broke off, or fell silent, in the middle of this mail."""
 
 
+class Stale(Disconnected):
+    """The server has done with this connection; over a new one it may take the mail."""
+
+
 class Unreachable(Exception):
     """No mail can be brought to the server now."""
 
@@ -232,7 +236,7 @@ class Smtp:
             smtp = Client("", 0, name, timeout=self.timeout)
         # The name that TLS verifies: smtplib sets it only if it connects while constructed.
         smtp._host = self.host  # type: ignore[attr-defined]
-        self._smtp = smtp
+        self._smtp, self._used = smtp, False
         with self._within_time(Unreachable):
             code, answer = smtp.connect(self.host, self.port)
             if code != 220:
@@ -268,13 +272,25 @@ class Smtp:
             raise Refused(words(error)) from error
 
     def send(self, email: dict[str, Any], now: datetime) -> None:
-        """Give one mail to the server. Raises Undeliverable, Postponed, Disconnected, Refused."""
+        """Give one mail to the server.
+
+        Raises Undeliverable, Postponed, Disconnected, Refused; Stale if the server took
+        other mail over this connection, and no more.
+        """
         message = compose(email, self.sender, now)
         smtp = self._smtp
         assert smtp is not None
+        used, self._used = self._used, True
         with self._within_time(Disconnected):
             # Step by step, since sendmail() does not tell which of them was refused.
-            code, answer = smtp.mail(self.sender)
+            try:
+                code, answer = smtp.mail(self.sender)
+            except OSError as error:
+                if used:
+                    raise Stale from error
+                raise
+            if code == 421 and used:
+                raise Stale
             if code // 100 == 5:
                 raise Refused(words(smtplib.SMTPResponseException(code, answer)))
             if code // 100 == 2:
@@ -336,7 +352,7 @@ class Smtp:
         threading.Thread(target=watch, name="mailer watch", daemon=True).start()
         try:
             yield
-        except Refused:
+        except (Refused, Stale):
             self._drop()
             raise
         except (OSError, ValueError) as error:  # of smtplib, and of a name or challenge undecodable
@@ -506,6 +522,8 @@ class Mailer:
             if outgoing is None:  # its user was deleted meanwhile
                 continue
             failure = self._attempt(outgoing, conn.moment)
+            if isinstance(failure, Stale) and not self._stop.is_set():
+                failure = self._attempt(outgoing, conn.moment)  # it is not the fault of this mail
             if self._stop.is_set() and isinstance(failure, (Disconnected, Unreachable)):
                 return  # it was cut by us
             broken = broken + 1 if isinstance(failure, Disconnected) else 0

@@ -448,14 +448,19 @@ BEHAVIOURS = {
     "garbles the end": Row({". Max": garble}, TRIED_AGAIN, "no such thing"),
     "never ends its answer": Row({". Max": say_lines_for_ever}, TRIED_AGAIN, "too long"),
     # Between two mails, where a lost connection is the fault of none
+    "drops after each mail": Row({".": each(go_well, drop)}, SENT),
     "hangs after a refusal": Row({"RCPT Max": UNKNOWN, "RSET": hang}, FAILED, "550", **LATER),
     "drops after a refusal": Row({"RCPT Max": UNKNOWN, "RSET": drop}, FAILED, "550"),
     "garbles after a refusal": Row({"RCPT Max": UNKNOWN, "RSET": garble}, FAILED, "550"),
+    "closes after a refusal": Row(
+        {"RCPT Max": UNKNOWN, "RSET": each(reply("421 closing"), drop)}, FAILED, "550"
+    ),
     "knows no RSET": Row(
         {"RCPT Max": UNKNOWN, "RSET": reply("502 what"), "MAIL Max": reply("503 nested")},
         FAILED,
         "550",
     ),
+    "closes at the second mail": Row({"MAIL Max": each(reply("421 enough"), drop)}, SENT),
     # QUIT
     "hangs at QUIT": Row({"QUIT": hang}, SENT, **LATER),
     "drops at QUIT": Row({"QUIT": drop}, SENT),
