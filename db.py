@@ -17,7 +17,7 @@ import time
 import unicodedata
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ SCHEMA = Path(__file__).with_name("schema.sql")
 UPGRADES: list[str] = []  # the SQL that takes schema version 1 to 2, then 2 to 3, and so on
 APPLICATION_ID = 0x7469636B  # "tick": tells our files from those of other programs
 BUSY_SECONDS = 4.0  # how long a transaction waits for its turn
+GROUP = 64  # write transactions that share a commit, at most
 
 
 class NotFound(Exception):
@@ -72,47 +73,55 @@ class Connection(sqlite3.Connection):
 
 
 class ProcessLock:
-    """A lock among the threads of all processes; the death of its holder frees it."""
+    """A lock among processes; the death of its holder frees it."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._threads = threading.Lock()
         self._file: int | None = None
 
     def acquire(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds; whether it is ours now. Raises OSError."""
         deadline = time.monotonic() + timeout
-        if not self._threads.acquire(timeout=timeout):
-            return False
-        try:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-            while True:
-                with suppress(BlockingIOError):
-                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return True
-                if time.monotonic() >= deadline:
-                    self.release()
-                    return False
-                time.sleep(0.001)
-        except OSError:
-            self.release()
-            raise
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        while True:
+            with suppress(BlockingIOError):
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            if time.monotonic() >= deadline:
+                self.forget()
+                return False
+            time.sleep(0.001)
 
     def release(self) -> None:
         if self._file is not None:  # closing is not enough while a forked child has it open
             fcntl.flock(self._file, fcntl.LOCK_UN)
-        self._close()
-        self._threads.release()
+        self.forget()
 
     def forget(self) -> None:
         """In a forked child: the lock is the parent's, but the file is open here, too."""
-        self._close()
-        self._threads = threading.Lock()
-
-    def _close(self) -> None:
         file, self._file = self._file, None  # first, as a fork could come before the second
         if file is not None:
             os.close(file)
+
+
+class Group:
+    """Write transactions that become one commit; `stack` ends with it the lock and the loan."""
+
+    def __init__(self, stack: ExitStack, conn: Connection) -> None:
+        self.stack, self.conn = stack, conn
+        self.size = 0
+        self.over = threading.Event()
+        self.failure: BaseException | None = None
+
+    def undo(self, error: BaseException) -> None:
+        """Take back what the last of the transactions did, or all if the disk is at fault."""
+        try:
+            if isinstance(error, sqlite3.Error) and _code(error) in _UNAVAILABLE:
+                raise error
+            self.conn.execute("ROLLBACK TO mine")
+            self.conn.execute("RELEASE mine")
+        except sqlite3.Error as failure:
+            self.failure = failure
 
 
 class Database:
@@ -135,33 +144,98 @@ class Database:
         # checkpoint itself, so one lock around each write transaction makes that impossible.
         self._writing = ProcessLock(self.path + "-lock")
         self.delivering = ProcessLock(self.path + "-mail-lock")
+        self._turn = threading.Condition()
+        self._waiting, self._writing_now = 0, False
+        self._group: Group | None = None
         self._pool = threading.Condition()
         self._idle: list[Connection] = []
         self._in_use = 0
         self._forking = self._closed = False
         # The first connection stays open: on a full disk, SQLite could not create anew the
         # files that it deletes with the last one.
-        with self._connection() as conn:
+        with _translated(), self._connection() as conn:
             self._set_up(conn)
         _databases.add(self)
 
-    @contextmanager
-    def transaction(self, write: bool = False) -> Iterator[Connection]:
+    def transaction(self, write: bool = False) -> AbstractContextManager[Connection]:
         """Begin; commit at the end, or roll back on any exception. The one place for both.
 
         Raises Unavailable if the database is locked, full, read-only or broken.
         """
-        with self._turn_to_write() if write else nullcontext(), self._connection() as conn:
-            # IMMEDIATE: a transaction that reads first and writes later fails at once with
-            # "database is locked" if somebody else wrote in between.
-            conn.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+        return self._write() if write else self._read()
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with _translated(), self._connection() as conn:
+            conn.execute("BEGIN")
             try:
                 conn.moment = self.clock()
                 yield conn
-                conn.execute("COMMIT")
             finally:
-                if conn.in_transaction:
-                    conn.rollback()
+                conn.rollback()
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        # The commit is what costs, since it waits for the disk. So who finds others waiting hands
+        # the open transaction on to the next, and all wait for the commit of the last (bench/).
+        with _translated():
+            group = self._take_turn()
+            try:
+                group.conn.execute("SAVEPOINT mine")
+                group.conn.moment = self.clock()
+                yield group.conn
+                group.conn.execute("RELEASE mine")
+            except BaseException as error:
+                group.undo(error)
+                raise
+            finally:
+                self._pass_turn(group)
+            group.over.wait()
+            if group.failure:
+                raise group.failure
+
+    def _take_turn(self) -> Group:
+        with self._turn:
+            self._waiting += 1
+            free = self._turn.wait_for(lambda: not self._writing_now, BUSY_SECONDS)
+            self._waiting -= 1
+            if not free:
+                raise Unavailable("The database is locked by another writer.")
+            self._writing_now = True
+        try:
+            if self._group is None:
+                with ExitStack() as stack:
+                    stack.enter_context(self._only_process_to_write())
+                    conn = stack.enter_context(self._connection())
+                    # IMMEDIATE: a transaction that reads first and writes later fails at once
+                    # with "database is locked" if somebody else wrote in between.
+                    conn.execute("BEGIN IMMEDIATE")
+                    self._group = Group(stack.pop_all(), conn)
+            return self._group
+        except BaseException:
+            self._free_turn()
+            raise
+
+    def _pass_turn(self, group: Group) -> None:
+        group.size += 1
+        with self._turn:
+            last = not self._waiting or group.size == GROUP or group.failure is not None
+        if last:
+            self._group = None
+            try:
+                with group.stack:
+                    if group.failure:
+                        raise group.failure
+                    group.conn.execute("COMMIT")
+            except Exception as error:
+                group.failure = error
+            group.over.set()
+        self._free_turn()
+
+    def _free_turn(self) -> None:
+        with self._turn:
+            self._writing_now = False
+            self._turn.notify()
 
     def backup(self, target: str, progress: Callable[[int, int], None]) -> None:
         """Write a consistent copy to `target`, replacing it only when the copy is whole.
@@ -210,7 +284,7 @@ class Database:
         (journal,) = conn.execute("PRAGMA journal_mode").fetchone()
         if version == newest and journal == "wal":  # a backup has another one
             return
-        with self._turn_to_write():
+        with self._only_process_to_write():
             if conn.execute("PRAGMA user_version").fetchone() != (version,):
                 self._set_up(conn)  # somebody else came first
                 return
@@ -239,7 +313,7 @@ class Database:
         return conn
 
     @contextmanager
-    def _turn_to_write(self) -> Iterator[None]:
+    def _only_process_to_write(self) -> Iterator[None]:
         try:
             mine = self._writing.acquire(BUSY_SECONDS)
         except OSError as error:
@@ -253,7 +327,6 @@ class Database:
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
-        """Lend a connection. What only the outside can mend leaves as Unavailable."""
         with self._pool:
             while self._forking:
                 self._pool.wait()
@@ -263,19 +336,12 @@ class Database:
             conn = conn or self._connect()
             yield conn
         except sqlite3.Error as error:
-            # An OperationalError without a code is Python's, which found text that is no UTF-8.
-            damaged = sqlite3.SQLITE_CORRUPT if isinstance(error, sqlite3.OperationalError) else 0
-            code = getattr(error, "sqlite_errorcode", damaged) & 0xFF
             # Where the file itself is at fault, only a new connection sees that it is mended;
             # while the disk is full, none might be had.
-            if conn and (code in _FILE_AT_FAULT or conn.in_transaction):
+            if conn and (_code(error) in _FILE_AT_FAULT or conn.in_transaction):
                 conn.close()
                 conn = None
-            if code not in _UNAVAILABLE:
-                raise  # a defect of ours
-            raise Unavailable(f"The database {_UNAVAILABLE[code]} ({error}).") from error
-        except UnicodeDecodeError as error:  # in what SQLite says of the damage
-            raise Unavailable(f"The database is damaged ({error}).") from error
+            raise
         finally:
             with self._pool:
                 self._in_use -= 1
@@ -304,8 +370,9 @@ class Database:
             self._pool.notify_all()
 
     def _after_fork_in_child(self) -> None:
-        self._pool = threading.Condition()
+        self._pool, self._turn = threading.Condition(), threading.Condition()
         self._in_use, self._forking = 0, False
+        self._waiting, self._writing_now, self._group = 0, False, None
         self._writing.forget()
         self.delivering.forget()
 
@@ -347,6 +414,26 @@ _FILE_AT_FAULT = {
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_NOTADB,
 }
+
+
+def _code(error: sqlite3.Error) -> int:
+    # An OperationalError without a code comes from Python, which found text that is not UTF-8.
+    damaged = sqlite3.SQLITE_CORRUPT if isinstance(error, sqlite3.OperationalError) else 0
+    return getattr(error, "sqlite_errorcode", damaged) & 0xFF
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn what only the outside can mend into Unavailable; a defect of ours stays as it is."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        reason = _UNAVAILABLE.get(_code(error))
+        if reason is None:
+            raise
+        raise Unavailable(f"The database {reason} ({error}).") from error
+    except UnicodeDecodeError as error:  # in what SQLite says of the damage
+        raise Unavailable(f"The database is damaged ({error}).") from error
 
 
 # ---------------------------------------------------------------- users and projects

@@ -38,7 +38,7 @@ from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import BaseWSGIServer, create_server
-from waitress.task import ErrorTask
+from waitress.task import ErrorTask, ThreadedTaskDispatcher
 from waitress.utilities import RequestEntityTooLarge
 
 import db
@@ -904,6 +904,27 @@ class Channel(HTTPChannel):
             super().handle_close()
 
 
+class Dispatcher:
+    """The threads that answer. Writes have threads of their own.
+
+    They wait for each other, for the disk, or for whoever has locked the database, and no
+    read shall wait with them. They are many, as those who wait together share a commit.
+    """
+
+    def __init__(self) -> None:
+        self.readers, self.writers = ThreadedTaskDispatcher(), ThreadedTaskDispatcher()
+        self.readers.set_thread_count(4)
+        self.writers.set_thread_count(16)
+
+    def add_task(self, channel: HTTPChannel) -> None:
+        reads = getattr(channel.requests[0], "command", "GET") in ("GET", "HEAD")
+        (self.readers if reads else self.writers).add_task(channel)
+
+    def shutdown(self, timeout: float) -> None:
+        for threads in (self.writers, self.readers):
+            threads.shutdown(timeout=timeout / 2)
+
+
 def serve(app: Application, host: str, port: int) -> None:
     """Serve until SIGTERM or Ctrl-C. Raises OSError if the port cannot be had."""
     sockets: dict[int, Any] = {}
@@ -915,7 +936,7 @@ def serve(app: Application, host: str, port: int) -> None:
             map=sockets,
             host=host,
             port=port,
-            threads=4,
+            _dispatcher=Dispatcher(),
             connection_limit=900,  # and the files of the database within the usual 1024
             channel_timeout=30,
             cleanup_interval=5,

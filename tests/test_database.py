@@ -1,5 +1,6 @@
 """What the database holds to, whoever writes; and what becomes of a request when it cannot."""
 
+import json
 import os
 import random
 import resource
@@ -320,6 +321,24 @@ def test_writers_wait_for_each_other_and_all_is_kept(app, api):
     assert [change["from"] for change in changes[1:]] == [change["to"] for change in changes[:-1]]
 
 
+def test_of_writers_that_share_a_commit_each_fails_for_itself(app):
+    def write(n):
+        with app.database.transaction(write=True) as conn:
+            db.create_user(conn, {"name": "Max", "email": f"{n}@example.com"})
+            if n % 2:
+                raise KeyError(n)
+            return n
+
+    with ThreadPoolExecutor(16) as pool:
+        outcomes = [pool.submit(write, n) for n in range(200)]
+    kept = {outcome.result() for outcome in outcomes if outcome.exception() is None}
+    assert kept == set(range(0, 200, 2))
+    assert {type(outcome.exception()) for outcome in outcomes} == {type(None), KeyError}
+    with app.database.transaction() as conn:
+        emails = {json.loads(user)["email"] for _, user in db.list_users(conn, 0, 1000)}
+    assert emails == {f"{n}@example.com" for n in kept}
+
+
 def test_of_many_that_know_the_same_state_exactly_one_wins(app, api):
     api.project()
     api.ticket()
@@ -409,6 +428,26 @@ def test_a_full_disk_is_503_loses_nothing_and_recovers(app, api):
     assert api.post_json("/tickets", body).status_code == 201
 
 
+def test_a_disk_that_fills_up_under_many_writers_keeps_what_was_acknowledged(app, api):
+    app.mailer.close()  # so that one connection is enough, and has the limit
+    api.project()
+    with app.database.transaction() as conn:
+        (pages,) = conn.execute("PRAGMA page_count").fetchone()
+        conn.execute(f"PRAGMA max_page_count = {pages + 40}")
+    body = {"title": "T", "project_id": 1, "status": "open", "description": "x" * 9000}
+
+    def write(n):
+        return Api(app).post_json("/tickets", body, status="*")
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(write, range(100)))
+    created = {answer.json["id"] for answer in answers if answer.status_code == 201}
+    assert created
+    assert {answer.status_code for answer in answers} == {201, 503}
+    assert {ticket["id"] for ticket in api.get("/tickets?limit=200").json} == created
+    assert api.get("/projects/1").json["tickets"]["open"] == len(created)
+
+
 def test_a_read_only_database_is_503_and_recovers(app, api):
     app.mailer.close()  # so that one connection is enough
     api.project()
@@ -437,6 +476,42 @@ print(api.post_json("/projects", body, status="*").status_code)
 print(api.get("/projects").status_code)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, {resource.RLIM_INFINITY}))
 print(api.post_json("/projects", body, status="*").status_code)
+app.close()
+"""
+
+
+def test_writers_who_share_a_commit_that_fails_are_all_told(database):
+    run = subprocess.run(
+        [sys.executable, "-c", MANY_AT_THE_LIMIT, database],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout.split() == ["201", "503", "True"], run.stderr
+
+
+MANY_AT_THE_LIMIT = f"""
+import os, resource, sys
+from concurrent.futures import ThreadPoolExecutor
+from webtest import TestApp
+import tracker
+app = tracker.create_app(sys.argv[1])
+names = [f"Project {{n}} {{'x' * 80}}" for n in range(300)]
+def write(name):
+    return TestApp(app).post_json("/projects", {{"name": name}}, status="*").status_code
+with ThreadPoolExecutor(16) as pool:
+    limit = os.path.getsize(sys.argv[1] + "-wal") + 200_000
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, {resource.RLIM_INFINITY}))
+    statuses = list(pool.map(write, names))
+    resource.setrlimit(resource.RLIMIT_FSIZE, ({resource.RLIM_INFINITY}, {resource.RLIM_INFINITY}))
+created = {{name for name, status in zip(names, statuses) if status == 201}}
+api = TestApp(app)
+first = api.get("/projects?limit=200")
+shown = {{project["name"] for project in first.json}}
+if "Link" in first.headers:
+    link = first.headers["Link"].partition("<")[2].partition(">")[0]
+    shown |= {{project["name"] for project in api.get(link).json}}
+print(*sorted(set(statuses)), shown == created)
 app.close()
 """
 

@@ -724,6 +724,26 @@ def test_50_changes_at_once_without_if_match_are_all_kept_in_the_history(start):
     assert ask(server, "GET", "/tickets/1")[2]["title"] == titles[-1]
 
 
+def test_writes_that_wait_for_a_locked_database_hold_up_no_read(start, database):
+    server = start("--quiet")
+    fill(server)
+    ticket(server, 1)
+
+    def write(n):
+        return ask(server, "PATCH", "/tickets/1", {"title": f"Title {n}"})[0]
+
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with ThreadPoolExecutor(12) as pool:
+            writes = [pool.submit(write, n) for n in range(12)]
+            time.sleep(0.5)
+            for _ in range(20):
+                assert ask(server, "GET", "/tickets/1")[0] == 200
+            assert not any(waiting.done() for waiting in writes)
+        assert {waiting.result() for waiting in writes} == {503}
+    assert write(12) == 200
+
+
 def test_two_servers_on_one_database_keep_every_write_and_send_every_mail_once(start, mail_server):
     servers = [start("--smtp", mail_server.url, "--quiet") for _ in range(2)]
     fill(servers[0])
