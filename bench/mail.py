@@ -1,0 +1,176 @@
+"""Mail: how fast a full queue drains into a local SMTP server, against a bare smtplib loop.
+
+The server is a process of its own that does no more than speak SMTP, so that what is measured
+is who sends. The limit sends as many messages of the same size, composed beforehand, over one
+connection. Both take turns.
+
+    python -m bench.mail
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+import smtplib
+import socketserver
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import db
+import mailer
+import tracker
+from bench import data
+from bench.limits import Progress, goal, workplace
+
+TICKETS = 10_000
+SENDER = "tracker@localhost"
+BODY = """\
+Ticket #7 updated:
+Title: "The login page fails after the update"
+Status: "In progress"
+
+Current assignees: Max Müller, Dave Smith, Yaris Rossi.
+
+What changed:
+  Status: "Open" -> "In progress"
+"""
+
+
+# ---------------------------------------------------------------- the server
+
+
+class Sink(socketserver.StreamRequestHandler):
+    """Takes every mail, and forgets it but for the count."""
+
+    rbufsize, disable_nagle_algorithm = 2**16, True
+    taken: Any  # a multiprocessing.Value
+
+    def handle(self) -> None:
+        self.wfile.write(b"220 sink\r\n")
+        answers = {b"EHLO": b"250 sink", b"DATA": b"354 go on", b"QUIT": b"221 bye"}
+        while line := self.rfile.readline():
+            verb = line[:4].upper()
+            self.wfile.write(answers.get(verb, b"250 ok") + b"\r\n")
+            if verb == b"DATA":
+                while self.rfile.readline() != b".\r\n":
+                    pass
+                with self.taken.get_lock():
+                    self.taken.value += 1
+                self.wfile.write(b"250 taken\r\n")
+            elif verb == b"QUIT":
+                return
+
+
+def serve(taken: Any, told: Connection) -> None:
+    """In the process of the server: tell the port, then take mail until killed."""
+    Sink.taken = taken
+    with socketserver.TCPServer(("127.0.0.1", 0), Sink) as server:
+        told.send(server.server_address[1])
+        server.serve_forever()
+
+
+@contextmanager
+def sink() -> Iterator[tuple[int, Any]]:
+    """The port of a server that runs, and the count of what it took."""
+    context = multiprocessing.get_context("spawn")
+    taken = context.Value("l", 0)
+    told, tell = context.Pipe()
+    process = context.Process(target=serve, args=(taken, tell), daemon=True)
+    process.start()
+    try:
+        yield told.recv(), taken
+    finally:
+        process.kill()
+        process.join()
+
+
+# ---------------------------------------------------------------- the run
+
+
+def email(n: int) -> dict[str, Any]:
+    return {
+        "ticket_id": n,
+        "user_id": n % data.USERS + 1,
+        "address": None,
+        "subject": "[Ticket #7] The login page fails after the update",
+        "body": BODY,
+        "message_id": mailer.new_message_id(SENDER),
+    }
+
+
+def drain(path: Path, port: int, taken: Any, messages: int) -> float:
+    """Seconds in which the tracker sends all that is queued. Raises RuntimeError if it does not."""
+    base = db.Database(path)
+    with base.transaction(write=True) as conn:
+        db.queue_emails(conn, map(email, range(1, messages + 1)))
+    began, end = time.monotonic(), taken.value + messages
+    app = tracker.create_app(path, f"smtp://127.0.0.1:{port}", SENDER)
+    while taken.value < end and time.monotonic() < began + 300:
+        time.sleep(0.002)  # without a look at the database, which would take its time from us
+    health: dict[str, Any] = {"queued": messages}
+    while health["queued"] and time.monotonic() < began + 300:
+        with base.transaction() as conn:
+            health = json.loads(db.get_health(conn))["mail"]
+    seconds = time.monotonic() - began
+    app.close()
+    base.close()
+    if health["queued"] or health["failed"] or health["error"]:
+        raise RuntimeError(f"the mail was not sent: {health}")
+    return seconds
+
+
+def send_bare(port: int, messages: int) -> float:
+    """Seconds for as many messages, composed beforehand, over one connection."""
+    created = {"ticket_created_at": "2026-11-22T10:32:00.123Z", "address": "user7@example.com"}
+    composed = [
+        mailer.compose(email(n) | created, SENDER, db.utc_now()) for n in range(1, messages + 1)
+    ]
+    began = time.monotonic()
+    with smtplib.SMTP("127.0.0.1", port, "localhost") as smtp:
+        for message in composed:
+            smtp.sendmail(SENDER, created["address"], message)
+    return time.monotonic() - began
+
+
+def run(progress: Progress = print, quick: bool = False) -> dict[str, Any]:
+    """Measure both twice. Raises RuntimeError if not every mail arrived."""
+    messages = 1_000 if quick else 10_000
+    original = data.database("tracker", TICKETS, progress)
+    rates: dict[str, list[float]] = {"ours": [], "bare": []}
+    with workplace() as folder, sink() as (port, taken):
+        for turn in range(2):
+            for who in ("bare", "ours") if turn else ("ours", "bare"):
+                before = taken.value
+                if who == "ours":
+                    path = shutil.copyfile(original, folder / f"{turn}.db")
+                    seconds = drain(path, port, taken, messages)
+                else:
+                    seconds = send_bare(port, messages)
+                if taken.value - before != messages:
+                    raise RuntimeError(f"{taken.value - before} of {messages} mails arrived")
+                rates[who].append(messages / seconds)
+                progress(
+                    f"mail: {who}, {messages:,} messages: {messages / seconds:,.0f} messages/s"
+                )
+    ours, bare = (statistics.median(rates[who]) for who in ("ours", "bare"))
+    text = "Mail drains at 0.7 of the rate of a bare smtplib loop or better"
+    figure = f"{ours / bare:.2f}: {ours:,.0f} of {bare:,.0f} messages/s"
+    return {"goals": [goal(text, figure, ours / bare >= 0.7)], "messages": messages, "rates": rates}
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result in Markdown."""
+    lines = [f"| {result['messages']:,} mails | Messages/s, each turn |", "|---|--:|"]
+    for who, name in (("ours", "Tracker"), ("bare", "Bare smtplib loop")):
+        lines.append(f"| {name} | {', '.join(f'{rate:,.0f}' for rate in result['rates'][who])} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table(run()))
