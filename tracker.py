@@ -24,6 +24,7 @@ import sys
 import threading
 import time
 import unicodedata
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -905,20 +906,38 @@ class Channel(HTTPChannel):
 
 
 class Dispatcher:
-    """The threads that answer. Writes have threads of their own.
+    """Decides who answers a request.
 
-    They wait for each other, for the disk, or for whoever has locked the database, and no
-    read shall wait with them. They are many, as those who wait together share a commit.
+    A read without a query costs less than handing it to a thread and back, which takes twice
+    as long as all else (bench/), so the loop that receives it answers it. Reads that may
+    search have threads. So have writes, of their own: they wait for each other, for the disk,
+    or for whoever has locked the database, and no read shall wait with them. They are many,
+    as those who wait together share a commit.
     """
 
     def __init__(self) -> None:
         self.readers, self.writers = ThreadedTaskDispatcher(), ThreadedTaskDispatcher()
         self.readers.set_thread_count(4)
         self.writers.set_thread_count(16)
+        self.quick: deque[HTTPChannel] = deque()
 
     def add_task(self, channel: HTTPChannel) -> None:
-        reads = getattr(channel.requests[0], "command", "GET") in ("GET", "HEAD")
-        (self.readers if reads else self.writers).add_task(channel)
+        request = channel.requests[0]
+        if not request.error and request.command not in ("GET", "HEAD"):
+            self.writers.add_task(channel)
+        elif not request.error and request.query:
+            self.readers.add_task(channel)
+        else:
+            self.quick.append(channel)
+
+    def answer_quick(self) -> None:
+        while self.quick:
+            channel = self.quick.popleft()
+            try:
+                channel.service()
+            except Exception:  # of waitress; the loop must go on
+                log.exception("A connection broke")
+                channel.handle_close()
 
     def shutdown(self, timeout: float) -> None:
         for threads in (self.writers, self.readers):
@@ -928,15 +947,16 @@ class Dispatcher:
 def serve(app: Application, host: str, port: int) -> None:
     """Serve until SIGTERM or Ctrl-C. Raises OSError if the port cannot be had."""
     sockets: dict[int, Any] = {}
+    dispatcher = Dispatcher()
     try:
         if not 0 <= port < 65536:  # the system would take it modulo 65536
             raise OSError("a port is a number from 0 to 65535")
-        server = create_server(
+        create_server(
             app,
             map=sockets,
             host=host,
             port=port,
-            _dispatcher=Dispatcher(),
+            _dispatcher=dispatcher,
             connection_limit=900,  # and the files of the database within the usual 1024
             channel_timeout=30,
             cleanup_interval=5,
@@ -972,7 +992,8 @@ def serve(app: Application, host: str, port: int) -> None:
     )
     while not stop.is_set():
         wasyncore.loop(timeout=0.2, use_poll=True, map=sockets, count=1)
-    server.task_dispatcher.shutdown(timeout=1)
+        dispatcher.answer_quick()
+    dispatcher.shutdown(timeout=1)
     app.close()
 
 
