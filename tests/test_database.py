@@ -117,6 +117,32 @@ def test_a_page_is_read_along_an_index_without_sorting_all_that_matches(app, api
     assert not any("TEMP B-TREE" in step for step in plan), plan
 
 
+def test_a_text_that_very_many_tickets_hold_is_found_by_every_filter_and_order(app, api, clock):
+    api.user()
+    api.project("Website")
+    api.project("Shop")
+    with app.database.transaction(write=True) as conn:
+        for n in range(db.COMMON + 50):
+            ticket = {"title": f"The database {n}", "description": None, "status": "open"}
+            if n % 50 == 0:
+                ticket["title"] = f"Something else {n}"
+            assignees = [1] if n % 60 == 0 else []
+            db.create_ticket(conn, ticket | {"project_id": 1 + n % 2, "assignees": assignees})
+    for n in (70, 80, 90, 100):
+        clock.advance(seconds=1)
+        api.change(n, status="closed")
+    expected = [n + 1 for n in range(db.COMMON + 50) if n % 60 == 0 and n % 50]
+
+    def found(**query):
+        return [ticket["id"] for ticket in api.get("/tickets", {"text": "DATABASE", **query}).json]
+
+    assert found(assignee_id=1, sort="created") == expected[:50]
+    assert found(assignee_id=1, sort="-updated", limit=10) == expected[:-11:-1]
+    assert found(sort="-updated", limit=3) == [100, 90, 80]
+    assert found(project_id=2, limit=2) == [db.COMMON + 50, db.COMMON + 48]
+    assert found(status="closed") == [100, 90, 80, 70]
+
+
 def test_what_is_shown_follows_whoever_writes(api, sql):
     sql.execute("INSERT INTO users (name, email) VALUES ('Dave', 'dave@example.com')")
     sql.execute("INSERT INTO assignments VALUES (1, 2, '2026')")
