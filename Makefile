@@ -10,6 +10,10 @@ test: .venv/dev
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
+# Random requests and random sequences of calls at length: about 10 minutes.
+fuzz: .venv/dev
+	FUZZ=200 $(BIN)/pytest -rP --show-capture=stdout tests/test_fuzz.py tests/test_model.py
+
 lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,4 +39,4 @@ clean:
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[dev]"
 	touch $@ .venv/run
 
-.PHONY: run test soak lint format clean
+.PHONY: run test fuzz soak lint format clean

@@ -5,13 +5,9 @@ import re
 from urllib.parse import unquote
 
 import pytest
-import schemathesis
 from conftest import ROOT, Api, eventually
-from hypothesis import HealthCheck, Phase, settings
 from jsonschema import Draft202012Validator, FormatChecker
 from openapi_spec_validator import validate
-from schemathesis.checks import negative_data_rejection, positive_data_acceptance
-from schemathesis.config import SchemathesisConfig
 
 import db
 import tracker
@@ -220,50 +216,3 @@ def test_a_defect_and_a_database_out_of_order_are_answered_as_documented(make_ap
     api = Api(make_app(clock=broken_clock))
     for path in ("/users", "/tickets/1", "/health"):
         assert documented("GET", path, api.get(path, status="*")).status_code == status
-
-
-# ---------------------------------------------------------------- random requests
-
-
-# Schemathesis puts the server "." in front of the paths as it is, instead of resolving it.
-SCHEMA = schemathesis.openapi.from_dict(
-    DOCUMENT | {"servers": [{"url": "/"}]}, config=SchemathesisConfig()
-)
-
-# What a schema cannot say of a value: which ids exist, which cursors a Link has given, that
-# 1.0 is no id (to JSON Schema it is an integer), and which of all characters can be seen.
-BEYOND_A_SCHEMA = re.compile(
-    "there is no (user|project) [0-9]+|does not exist|is not from a Link of this list"
-    "|is from a list in another order|must be an id, a whole number|must hold something visible"
-)
-
-
-def exceptions(case, response):
-    """The checks that do not apply to this answer."""
-    if response.status_code == 412:
-        # A random If-Match is outdated, whether or not the rest of the request is valid.
-        return [positive_data_acceptance, negative_data_rejection]
-    if any(part.mode.is_negative for part in case.meta.components.values()):
-        # Schemathesis calls a request positive that has a valid path and, left over from the
-        # case before, an invalid body.
-        return [positive_data_acceptance]
-    if response.status_code in (400, 422):
-        errors = response.json().get("errors", [])
-        if errors and all(BEYOND_A_SCHEMA.fullmatch(error["detail"]) for error in errors):
-            return [positive_data_acceptance]
-    return []
-
-
-@SCHEMA.parametrize()
-@settings(
-    max_examples=10,
-    derandomize=True,
-    database=None,
-    deadline=None,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),  # one app for all examples of an operation
-)
-@pytest.mark.usefixtures("website")
-def test_any_request_is_answered_as_documented(case, app):
-    response = case.call(app=app)
-    case.validate_response(response, excluded_checks=exceptions(case, response))
