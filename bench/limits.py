@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -296,24 +297,21 @@ def run(progress: Progress = print, quick: bool = False) -> dict[str, Any]:
 def compare_writes(
     app: tracker.Application, bare: sqlite3.Connection, blocks: int, progress: Progress
 ) -> dict[str, dict[str, float]]:
+    def write(statements: list[str], each: dict[str, Any]) -> None:
+        bare.execute("BEGIN IMMEDIATE")
+        for sql in statements:
+            bare.execute(sql, each)
+        bare.execute("COMMIT")
+
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in WRITES}
     for block in range(blocks):
         for name, (target, body, statements) in WRITES.items():
-            part = [parameters(block * BLOCK + n) for n in range(1, BLOCK + 1)]
-            requests = [(name.split()[0], target % each, (body % each).encode()) for each in part]
-
-            def ours(requests: list[Any] = requests) -> None:
-                for method, target, content in requests:
-                    call(app, method, target, content)
-
-            def theirs(part: list[Any] = part, statements: list[str] = statements) -> None:
-                for each in part:
-                    bare.execute("BEGIN IMMEDIATE")
-                    for sql in statements:
-                        bare.execute(sql, each)
-                    bare.execute("COMMIT")
-
-            times[name].append(in_turn(block, ours, theirs, BLOCK))
+            method, ours, theirs = name.split()[0], [], []
+            for n in range(1, BLOCK + 1):
+                each = parameters(block * BLOCK + n)
+                ours.append(partial(call, app, method, target % each, (body % each).encode()))
+                theirs.append(partial(write, statements, each))
+            times[name].append(in_turn(block, ours, theirs))
         progress(f"limits: writes, block {block + 1} of {blocks}")
     return {name: medians(taken) for name, taken in times.items()}
 
@@ -323,35 +321,30 @@ def compare_reads(
 ) -> dict[str, dict[str, float]]:
     bare = bottle.Bottle()
     bare.route("/tickets/<ticket_id:int>", callback=lambda ticket_id: "constant")
+    theirs = [partial(call, bare, "GET", "/tickets/7")] * 10 * BLOCK
     routes = [re.sub("<.*?>", "{id}", r.path) for r in tracker.ROUTES if r.method == "GET"]
-    times: dict[str, list[tuple[float, float]]] = {f"GET {route}": [] for route in routes}
+    times: dict[str, list[tuple[float, float]]] = {route: [] for route in routes}
     for block in range(blocks):
         for route in routes:
             targets = [route.replace("{id}", str(n % 20 + 1)) for n in range(10 * BLOCK)]
-
-            def ours(targets: list[str] = targets) -> None:
-                for target in targets:
-                    call(app, "GET", target)
-
-            def theirs() -> None:
-                for _ in range(10 * BLOCK):
-                    call(bare, "GET", "/tickets/7")
-
-            times[f"GET {route}"].append(in_turn(block, ours, theirs, 10 * BLOCK))
+            ours = [partial(call, app, "GET", target) for target in targets]
+            times[route].append(in_turn(block, ours, theirs))
         progress(f"limits: reads, block {block + 1} of {blocks}")
-    return {name: medians(taken) for name, taken in times.items()}
+    return {f"GET {route}": medians(taken) for route, taken in times.items()}
 
 
 def in_turn(
-    block: int, ours: Callable[[], None], theirs: Callable[[], None], count: int
+    block: int, ours: list[partial[Any]], theirs: list[partial[Any]]
 ) -> tuple[float, float]:
-    """ms for each of `count`, ours and theirs; who begins changes from block to block."""
+    """ms for each call, ours and theirs; who begins changes from block to block."""
     took = {}
-    for run in (ours, theirs) if block % 2 else (theirs, ours):
+    for who in (0, 1) if block % 2 else (1, 0):
+        calls = (ours, theirs)[who]
         began = time.perf_counter()
-        run()
-        took[run] = (time.perf_counter() - began) * 1000 / count
-    return took[ours], took[theirs]
+        for each in calls:
+            each()
+        took[who] = (time.perf_counter() - began) * 1000 / len(calls)
+    return took[0], took[1]
 
 
 def medians(taken: list[tuple[float, float]]) -> dict[str, float]:
