@@ -91,17 +91,9 @@ def _as_environ(more):
 class OnAnyPort(Controller):
     """Port 0 means any, which aiosmtpd itself does not understand; stop() hangs up."""
 
-    def __init__(self, *arguments, **settings):
-        self.sessions = []
-        super().__init__(*arguments, **settings)
-
     def _trigger_server(self):
         self.port = self.server.sockets[0].getsockname()[1]
         super()._trigger_server()
-
-    def factory(self):
-        self.sessions.append(super().factory())
-        return self.sessions[-1]
 
     def stop(self):
         # aiosmtpd leaves open connections to the garbage collector, which complains at some
@@ -110,11 +102,12 @@ class OnAnyPort(Controller):
         super().stop()
 
     async def _hang_up(self):
-        self.server.close()  # first, so that no other connection comes
-        for session in self.sessions:
-            if session.transport is not None:
-                session.transport.abort()
-        await asyncio.sleep(0.01)  # the loop closes their sockets in its next rounds
+        # Not server.close(): asyncio would forget the connections that are being made just now.
+        self.loop.remove_reader(self.server.sockets[0].fileno())
+        for _ in range(10):  # rounds of the loop
+            for transport in list(self.loop._transports.values()):
+                transport.abort()
+            await asyncio.sleep(0)
 
 
 class MailServer:
