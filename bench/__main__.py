@@ -70,7 +70,7 @@ def measure(part: str, quick: bool, progress: Progress) -> dict[str, Any]:
         result = http.run(progress=progress, **options)
         table = compact(result)
     moment = datetime.now().astimezone().isoformat(timespec="seconds")
-    return {"date": moment, "machine": machine(), "table": table, "goals": [], **result}
+    return {"goals": [], **result, "date": moment, "where": machine(), "table": table}
 
 
 def machine() -> str:
@@ -96,7 +96,7 @@ def compact(result: dict[str, Any]) -> str:
 def summary(results: dict[str, Any]) -> str:
     """Machine, goals and tables, in Markdown."""
     lines = ["# Benchmark", ""]
-    lines += dict.fromkeys(f"{r['date'][:10]}, {r['machine']}." for r in results.values())
+    lines += dict.fromkeys(f"{r['date'][:10]}, {r['where']}." for r in results.values())
     lines += ["", "| Goal | Measured | |", "|---|---|---|"]
     for result in results.values():
         for goal in result["goals"]:

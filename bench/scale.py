@@ -35,7 +35,7 @@ ROUNDS, CALLS, SECONDS = 10, 100, 3.0  # calls a round, but no more seconds than
 TOO_SLOW = 0.5  # seconds; what takes longer is not measured at larger sizes
 NOISE = 1.2  # up to this ratio a page "costs no more": it has a cursor to be read
 READ_EVERY = 0.005  # seconds, while a user is deleted
-OTHERS = 4  # who write meanwhile: as many as the server has threads
+OTHERS = 20  # who write meanwhile: more than the server has threads for writes
 
 Request = tuple[str, str, bytes]  # method, path with query, body
 Maker = Callable[[tracker.Application, random.Random], Request]
