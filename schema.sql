@@ -133,14 +133,15 @@ BEGIN
      WHERE id = NEW.project_id;
 END;
 
--- Who is assigned is shown in the ticket.
+-- Who is assigned is shown in the ticket. Where a user is renamed, in each of theirs.
 CREATE VIEW IF NOT EXISTS assignees_of_tickets AS
-SELECT ticket_id,
-       json_group_array(json_object('id', users.id, 'name', users.name, 'email', users.email)
-       ) AS assignees
-  FROM assignments
- CROSS JOIN users ON users.id = assignments.user_id  -- CROSS: in order of the id
- GROUP BY ticket_id;
+SELECT id AS ticket_id,
+       (SELECT json_group_array(
+                   json_object('id', users.id, 'name', users.name, 'email', users.email))
+          FROM assignments
+         CROSS JOIN users ON users.id = assignments.user_id  -- CROSS: in order of the id
+         WHERE assignments.ticket_id = tickets.id) AS assignees
+  FROM tickets;
 
 CREATE TRIGGER IF NOT EXISTS assignments_shown
 AFTER INSERT ON assignments
@@ -154,8 +155,7 @@ CREATE TRIGGER IF NOT EXISTS assignments_no_longer_shown
 AFTER DELETE ON assignments
 BEGIN
     UPDATE tickets
-       SET assignees = coalesce(
-               (SELECT assignees FROM assignees_of_tickets WHERE ticket_id = OLD.ticket_id), '[]')
+       SET assignees = (SELECT assignees FROM assignees_of_tickets WHERE ticket_id = OLD.ticket_id)
      WHERE id = OLD.ticket_id;
 END;
 
