@@ -800,39 +800,24 @@ def retry_email(conn: Connection, email_id: int) -> None:
 
 
 def list_due(conn: Connection, limit: int) -> list[dict[str, Any]]:
-    """The mail whose time has come, the longest due first: id, attempts, queued_at."""
-    return _dicts(
-        conn.execute(
-            """
-            SELECT id, attempts, queued_at
-              FROM emails
-             WHERE next_attempt_at <= ?  -- only what is queued has one
-             ORDER BY next_attempt_at, id
-             LIMIT ?""",
-            (conn.now, limit),
-        )
+    """The mail whose time has come, the longest due first, with the addresses as they are now.
+
+    Of each: id, attempts, queued_at, subject, body, message_id, address, ticket_id,
+    ticket_created_at.
+    """
+    rows = conn.execute(
+        """
+        SELECT emails.id, attempts, queued_at, subject, body, message_id,
+               CASE WHEN user_id IS NULL THEN address ELSE users.email END AS address,
+               ticket_id, tickets.created_at AS ticket_created_at
+          FROM emails
+          LEFT JOIN users ON users.id = emails.user_id
+          LEFT JOIN tickets ON tickets.id = emails.ticket_id
+         WHERE next_attempt_at <= ?  -- only what is queued has one
+         ORDER BY next_attempt_at, emails.id
+         LIMIT ?""",
+        (conn.now, limit),
     )
-
-
-def get_outgoing(conn: Connection, email_id: int) -> dict[str, Any] | None:
-    """What is to be sent, with the address as it is now; None if nothing is (any more)."""
-    found = _dicts(
-        conn.execute(
-            """
-            SELECT emails.id, attempts, queued_at, subject, body, message_id,
-                   ticket_id, tickets.created_at AS ticket_created_at,
-                   CASE WHEN user_id IS NULL THEN address ELSE users.email END AS address
-              FROM emails
-              LEFT JOIN users ON users.id = emails.user_id
-              LEFT JOIN tickets ON tickets.id = emails.ticket_id
-             WHERE emails.id = ? AND state = 'queued'""",
-            (email_id,),
-        )
-    )
-    return found[0] if found else None
-
-
-def _dicts(rows: sqlite3.Cursor) -> list[dict[str, Any]]:
     names = [column[0] for column in rows.description]
     return [dict(zip(names, row, strict=True)) for row in rows]
 

@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from email import message_from_bytes
 from email.policy import default
@@ -791,10 +792,11 @@ def test_what_was_sent_is_recorded_even_if_the_database_fails_for_the_next_mail(
         sent: ClassVar = []
 
         def send(self, email, now):
+            time.sleep(mailer.RECORD_SECONDS)
             self.sent.append(email["id"])
 
     class Flaky:
-        """The database, which cannot be read at the fourth time."""
+        """The database, which cannot be read at the third time."""
 
         def __init__(self, database):
             self.database, self.reads = database, 0
@@ -802,7 +804,7 @@ def test_what_was_sent_is_recorded_even_if_the_database_fails_for_the_next_mail(
 
         def transaction(self, write=False):
             self.reads += not write
-            if self.reads == 4 and not write:
+            if self.reads == 3 and not write:
                 raise db.Unavailable("for a moment")
             return self.database.transaction(write)
 
