@@ -25,6 +25,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from email.header import Header
 from email.utils import format_datetime
+from functools import cached_property
 from typing import Any, TextIO
 from urllib.parse import unquote, urlsplit
 
@@ -126,13 +127,14 @@ def compose(email: dict[str, Any], sender: str, now: datetime) -> bytes:
     # What only looks like an encoded word is encoded too, or it would be decoded on arrival.
     subject = email["subject"]
     plain = subject.isascii() and "=?" not in subject
-    subject = Header(subject, "us-ascii" if plain else "utf-8", header_name="Subject")
+    if not plain:
+        subject = Header(subject, "utf-8", header_name="Subject").encode(linesep="\r\n")
     body = re.sub(r"\r\n?|\n", "\r\n", email["body"]).encode()
     encoded = not body.isascii() or max(map(len, body.split(b"\r\n"))) >= 990
     headers = {
         "From": sender,
         "To": email["address"],
-        "Subject": subject.encode(linesep="\r\n"),
+        "Subject": subject,
         "Date": format_datetime(now),
         "Message-ID": email["message_id"],
         "Auto-Submitted": "auto-generated",
@@ -226,17 +228,26 @@ class Smtp:
     def __str__(self) -> str:
         return f"{'smtps' if self.tls else 'smtp'}://{self.host}:{self.port}"
 
+    @cached_property
+    def context(self) -> ssl.SSLContext:
+        # Once, and only if needed: to read all the authorities takes longer than many mails.
+        context = ssl.create_default_context()
+        if not (self.tls or self.password):
+            # With no secret to lose, encryption to anybody is better than none.
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
     def connect(self) -> None:
         """Be connected, encrypted and logged in. Raises Unreachable, Refused."""
         if self._smtp is not None and self._taken == BATCH:
             self.close()
         if self._smtp is not None:
             return
-        context = ssl.create_default_context()
         # The name to greet with is given, or smtplib would ask the DNS for it, and wait.
         name = self.sender.rpartition("@")[2]
         if self.tls:
-            smtp: Client = TlsClient("", 0, name, timeout=self.timeout, context=context)
+            smtp: Client = TlsClient("", 0, name, timeout=self.timeout, context=self.context)
         else:
             smtp = Client("", 0, name, timeout=self.timeout)
         # The name that TLS verifies: smtplib sets it only if it connects while constructed.
@@ -249,11 +260,7 @@ class Smtp:
                 raise smtplib.SMTPConnectError(code, answer)
             smtp.ehlo_or_helo_if_needed()
             if not self.tls and smtp.has_extn("starttls"):
-                if not self.password:
-                    # With no secret to lose, encryption to anybody is better than none.
-                    context.check_hostname = False
-                    context.verify_mode = ssl.CERT_NONE
-                smtp.starttls(context=context)
+                smtp.starttls(context=self.context)
                 smtp.ehlo_or_helo_if_needed()
             if self.password:
                 self._log_in(smtp)
