@@ -271,9 +271,10 @@ class Database:
             self._close_idle()
 
     def _set_up(self, conn: Connection) -> None:
-        (version,) = conn.execute("PRAGMA user_version").fetchone()
-        (application,) = conn.execute("PRAGMA application_id").fetchone()
+        # In this order, as somebody else may be about to set it up.
         (filled,) = conn.execute("SELECT EXISTS (SELECT 1 FROM sqlite_schema)").fetchone()
+        (application,) = conn.execute("PRAGMA application_id").fetchone()
+        (version,) = conn.execute("PRAGMA user_version").fetchone()
         if filled and application != APPLICATION_ID:
             raise Unavailable("The file is the database of another program.")
         newest = 1 + len(UPGRADES)

@@ -276,13 +276,19 @@ def test_a_damaged_database_is_told_as_such_and_never_a_defect(make_app, api, tm
     assert statuses.keys() == {200, 503}
 
 
-def test_two_that_create_one_database_at_once_do_not_meet(database):
-    with ThreadPoolExecutor(8) as pool:
-        databases = list(pool.map(lambda _: db.Database(database), range(8)))
-    for each in databases:
-        with each.transaction() as conn:
-            assert db.list_users(conn, 0, 1) == []
-        each.close()
+def test_many_that_create_one_database_at_once_do_not_meet(tmp_path):
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # more ways to meet
+    try:
+        for n in range(20):
+            with ThreadPoolExecutor(8) as pool:
+                databases = list(pool.map(db.Database, [tmp_path / f"{n}.db"] * 8))
+            for each in databases:
+                with each.transaction() as conn:
+                    assert db.list_users(conn, 0, 1) == []
+                each.close()
+    finally:
+        sys.setswitchinterval(interval)
 
 
 # ---------------------------------------------------------------- transactions
