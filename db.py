@@ -1,9 +1,9 @@
 """All SQL lives here, and with it connections, transactions and locks.
 
 Nothing here knows about HTTP or the wording of mail. A function takes the connection of
-the transaction that its caller began; documents are the JSON text that the views of
-schema.sql write. Errors: NotFound, Conflict, and Unavailable when the database itself
-cannot be read or written now.
+the transaction that its caller began. A document is the JSON that a view of schema.sql
+writes, as bytes in UTF-8, since nothing needs to decode it on its way. Errors: NotFound,
+Conflict, and Unavailable when the database itself cannot be read or written now.
 """
 
 from __future__ import annotations
@@ -117,12 +117,12 @@ class Group:
     def undo(self, error: BaseException) -> None:
         """Take back what the last of the transactions did, or all if the disk is at fault."""
         try:
-            if isinstance(error, sqlite3.Error) and _code(error) in _UNAVAILABLE:
+            if _code(error) in _UNAVAILABLE:
                 raise error
             self.conn.execute("ROLLBACK TO mine")
             self.conn.execute("RELEASE mine")
-        except sqlite3.Error as failure:
-            self.failure = failure
+        except (sqlite3.Error, UnicodeDecodeError) as failure:
+            self.failure = failure  # which tells all, as soon as the connection has told what it is
 
 
 class Database:
@@ -154,7 +154,7 @@ class Database:
         self._forking = self._closed = False
         # The first connection stays open: on a full disk, SQLite could not create anew the
         # files that it deletes with the last one.
-        with _translated(), self._connection() as conn:
+        with self._connection() as conn:
             self._set_up(conn)
         _databases.add(self)
 
@@ -167,7 +167,7 @@ class Database:
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
-        with _translated(), self._connection() as conn:
+        with self._connection() as conn:
             conn.execute("BEGIN")
             try:
                 conn.moment = self.clock()
@@ -179,21 +179,21 @@ class Database:
     def _write(self) -> Iterator[Connection]:
         # The commit is what costs, since it waits for the disk. So who finds others waiting hands
         # the open transaction on to the next, and all wait for the commit of the last (bench/).
-        with _translated():
-            group = self._take_turn()
-            try:
-                group.conn.execute("SAVEPOINT mine")
-                group.conn.moment = self.clock()
-                yield group.conn
-                group.conn.execute("RELEASE mine")
-            except BaseException as error:
-                group.undo(error)
+        group = self._take_turn()
+        try:
+            group.conn.execute("SAVEPOINT mine")
+            group.conn.moment = self.clock()
+            yield group.conn
+            group.conn.execute("RELEASE mine")
+        except BaseException as error:
+            group.undo(error)
+            if not group.failure:
                 raise
-            finally:
-                self._pass_turn(group)
-            group.over.wait()
-            if group.failure:
-                raise group.failure
+        finally:
+            self._pass_turn(group)
+        group.over.wait()
+        if group.failure:
+            raise group.failure
 
     def _take_turn(self) -> Group:
         with self._turn:
@@ -337,13 +337,15 @@ class Database:
         try:
             conn = conn or self._connect()
             yield conn
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             # Where the file itself is at fault, only a new connection sees that it is mended;
             # while the disk is full, none might be had.
             if conn and (_code(error) in _FILE_AT_FAULT or conn.in_transaction):
                 conn.close()
                 conn = None
-            raise
+            if _code(error) not in _UNAVAILABLE:
+                raise  # a defect of ours
+            raise Unavailable(f"The database {_UNAVAILABLE[_code(error)]} ({error}).") from error
         finally:
             with self._pool:
                 self._in_use -= 1
@@ -418,39 +420,32 @@ _FILE_AT_FAULT = {
 }
 
 
-def _code(error: sqlite3.Error) -> int:
-    # An OperationalError without a code comes from Python, which found text that is not UTF-8.
-    damaged = sqlite3.SQLITE_CORRUPT if isinstance(error, sqlite3.OperationalError) else 0
-    return getattr(error, "sqlite_errorcode", damaged) & 0xFF
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn what only the outside can mend into Unavailable; a defect of ours stays as it is."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        reason = _UNAVAILABLE.get(_code(error))
-        if reason is None:
-            raise
-        raise Unavailable(f"The database {reason} ({error}).") from error
-    except UnicodeDecodeError as error:  # in what SQLite says of the damage
-        raise Unavailable(f"The database is damaged ({error}).") from error
+def _code(error: BaseException) -> int:
+    # Without a code they come from Python: text is not UTF-8, in a value or in SQLite's words.
+    damaged = isinstance(error, (sqlite3.OperationalError, UnicodeDecodeError))
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT if damaged else 0) & 0xFF
 
 
 # ---------------------------------------------------------------- users and projects
 
 
-def _get(conn: Connection, what: str, id: int) -> str:
-    row = conn.execute(f"SELECT document FROM {what}_documents WHERE id = ?", (id,)).fetchone()
+def _get(conn: Connection, what: str, id: int) -> bytes:
+    row: tuple[bytes] | None = conn.execute(
+        f"SELECT CAST(document AS BLOB) FROM {what}_documents WHERE id = ?", (id,)
+    ).fetchone()
     if row is None:
         raise NotFound(f"There is no {what.replace('full_', '')} {id}.")
-    return str(row[0])
+    return row[0]
 
 
-def _list(conn: Connection, what: str, after: int, limit: int) -> list[tuple[int, str]]:
+def _list(conn: Connection, what: str, after: int, limit: int) -> list[tuple[int, bytes]]:
     return conn.execute(
-        f"SELECT id, document FROM {what}_documents WHERE id > ? ORDER BY id LIMIT ?",
+        f"""
+        SELECT id, CAST(document AS BLOB)
+          FROM {what}_documents
+         WHERE id > ?
+         ORDER BY id
+         LIMIT ?""",
         (after, limit),
     ).fetchall()
 
@@ -471,12 +466,12 @@ def _unique(what: str, value: str) -> Iterator[None]:
         raise Conflict(f"The {what} {value} is taken.") from error
 
 
-def list_users(conn: Connection, after: int, limit: int) -> list[tuple[int, str]]:
+def list_users(conn: Connection, after: int, limit: int) -> list[tuple[int, bytes]]:
     """(id, document) of users by id, from the first id above `after`."""
     return _list(conn, "user", after, limit)
 
 
-def get_user(conn: Connection, user_id: int) -> str:
+def get_user(conn: Connection, user_id: int) -> bytes:
     """The document of the user. Raises NotFound."""
     return _get(conn, "user", user_id)
 
@@ -508,12 +503,12 @@ def delete_user(conn: Connection, user_id: int) -> Iterator[tuple[dict[str, Any]
     conn.execute("DELETE FROM users WHERE id = ?", (user_id,))
 
 
-def list_projects(conn: Connection, after: int, limit: int) -> list[tuple[int, str]]:
+def list_projects(conn: Connection, after: int, limit: int) -> list[tuple[int, bytes]]:
     """(id, document) of projects by id, from the first id above `after`."""
     return _list(conn, "project", after, limit)
 
 
-def get_project(conn: Connection, project_id: int) -> str:
+def get_project(conn: Connection, project_id: int) -> bytes:
     """The document of the project, with its ticket counts. Raises NotFound."""
     return _get(conn, "project", project_id)
 
@@ -562,7 +557,7 @@ def list_tickets(
     sort: str = "-created",
     after: tuple[int, str] | None = None,
     limit: int = 50,
-) -> list[tuple[int, str, str]]:
+) -> list[tuple[int, str, bytes]]:
     """(id, touched_at, document) of the tickets that meet all the filters, in order.
 
     `after` is the id and touched_at of the ticket to go on behind.
@@ -613,7 +608,7 @@ def list_tickets(
     }
     # Only what is written above enters the statement; every value is a parameter.
     matching = f"""
-        SELECT {id} AS id, {touched_at} AS touched_at, document
+        SELECT {id} AS id, {touched_at} AS touched_at, CAST(document AS BLOB)
           FROM {source}
          WHERE {" AND ".join(clause for clause, wanted in clauses.items() if wanted)}"""
     # Each status has its part of an index in order; SQLite merges them. IN would sort.
@@ -637,7 +632,7 @@ def list_tickets(
     ).fetchall()
 
 
-def get_ticket(conn: Connection, ticket_id: int) -> str:
+def get_ticket(conn: Connection, ticket_id: int) -> bytes:
     """The document of the ticket, with its assignees. Raises NotFound."""
     return _get(conn, "ticket", ticket_id)
 
@@ -718,11 +713,13 @@ def update_ticket(
     return after, changes
 
 
-def list_history(conn: Connection, ticket_id: int, after: int, limit: int) -> list[tuple[int, str]]:
+def list_history(
+    conn: Connection, ticket_id: int, after: int, limit: int
+) -> list[tuple[int, bytes]]:
     """(id, document) of the changes of the ticket, oldest first, from the first above `after`."""
     return conn.execute(
         """
-        SELECT id, document
+        SELECT id, CAST(document AS BLOB)
           FROM history_documents
          WHERE ticket_id = :ticket AND id > :after
          ORDER BY id
@@ -743,12 +740,12 @@ def _assign(conn: Connection, ticket_id: int, user_ids: set[int]) -> None:
 
 def list_emails(
     conn: Connection, state: str | None, ticket_id: int | None, after: int | None, limit: int
-) -> list[tuple[int, str]]:
+) -> list[tuple[int, bytes]]:
     """(id, document) of the mail that meets both filters, newest first, from below `after`."""
     clauses = {"TRUE": True, "state = ?1": state, "ticket_id = ?2": ticket_id, "id < ?3": after}
     return conn.execute(
         f"""
-        SELECT id, document
+        SELECT id, CAST(document AS BLOB)
           FROM email_documents
          WHERE {" AND ".join(clause for clause, wanted in clauses.items() if wanted)}
          ORDER BY id DESC
@@ -757,7 +754,7 @@ def list_emails(
     ).fetchall()
 
 
-def get_email(conn: Connection, email_id: int) -> str:
+def get_email(conn: Connection, email_id: int) -> bytes:
     """The document of the mail, with its body. Raises NotFound."""
     return _get(conn, "full_email", email_id)
 
@@ -866,6 +863,9 @@ def set_mail_server(
     )
 
 
-def get_health(conn: Connection) -> str:
+def get_health(conn: Connection) -> bytes:
     """The document of /health: how much mail waits, since when, how much failed, and why."""
-    return str(conn.execute("SELECT document FROM health_document").fetchone()[0])
+    row: tuple[bytes] = conn.execute(
+        "SELECT CAST(document AS BLOB) FROM health_document"
+    ).fetchone()
+    return row[0]
