@@ -2,7 +2,8 @@
 
 The server is a process of its own that does no more than speak SMTP, so that what is measured
 is who sends. The limit sends as many messages of the same size, composed beforehand, over one
-connection. Both take turns.
+connection. Both take turns. Client and server have a processor each: sharing one or not is a
+factor of three to the limit, and the system would decide it anew each time.
 
     python -m bench.mail
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import shutil
 import smtplib
 import socketserver
@@ -83,9 +85,13 @@ def sink() -> Iterator[tuple[int, Any]]:
     told, tell = context.Pipe()
     process = context.Process(target=serve, args=(taken, tell), daemon=True)
     process.start()
+    processors = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(process.pid or 0, processors[:1])
+    os.sched_setaffinity(0, processors[-1:])
     try:
         yield told.recv(), taken
     finally:
+        os.sched_setaffinity(0, processors)
         process.kill()
         process.join()
 
@@ -139,13 +145,13 @@ def send_bare(port: int, messages: int) -> float:
 
 
 def run(progress: Progress = print, quick: bool = False) -> dict[str, Any]:
-    """Measure both twice. Raises RuntimeError if not every mail arrived."""
+    """Measure both three times. Raises RuntimeError if not every mail arrived."""
     messages = 1_000 if quick else 10_000
     original = data.database("tracker", TICKETS, progress)
     rates: dict[str, list[float]] = {"ours": [], "bare": []}
     with workplace() as folder, sink() as (port, taken):
-        for turn in range(2):
-            for who in ("bare", "ours") if turn else ("ours", "bare"):
+        for turn in range(3):
+            for who in ("bare", "ours") if turn % 2 else ("ours", "bare"):
                 before = taken.value
                 if who == "ours":
                     path = shutil.copyfile(original, folder / f"{turn}.db")
@@ -158,10 +164,11 @@ def run(progress: Progress = print, quick: bool = False) -> dict[str, Any]:
                 progress(
                     f"mail: {who}, {messages:,} messages: {messages / seconds:,.0f} messages/s"
                 )
+    ratio = statistics.median(a / b for a, b in zip(rates["ours"], rates["bare"], strict=True))
     ours, bare = (statistics.median(rates[who]) for who in ("ours", "bare"))
     text = "Mail drains at 0.7 of the rate of a bare smtplib loop or better"
-    figure = f"{ours / bare:.2f}: {ours:,.0f} of {bare:,.0f} messages/s"
-    return {"goals": [goal(text, figure, ours / bare >= 0.7)], "messages": messages, "rates": rates}
+    figure = f"{ratio:.2f} ({ours:,.0f} of {bare:,.0f} messages/s)"
+    return {"goals": [goal(text, figure, ratio >= 0.7)], "messages": messages, "rates": rates}
 
 
 def table(result: dict[str, Any]) -> str:
