@@ -19,10 +19,17 @@ from datetime import datetime
 from html import escape
 from typing import Any
 
-from bench import data, http, limits, mail, mixed, scale
+from bench import data, http, limits, mail, mixed, scale, server
 from bench.limits import Progress
 
-PARTS = {"http": http, "limits": limits, "scale": scale, "mail": mail, "mixed": mixed}
+PARTS = {
+    "http": http,
+    "server": server,
+    "limits": limits,
+    "scale": scale,
+    "mail": mail,
+    "mixed": mixed,
+}
 
 
 def main() -> int:
