@@ -219,18 +219,20 @@ class Database:
 
     def _pass_turn(self, group: Group) -> None:
         group.size += 1
-        with self._turn:
-            last = not self._waiting or group.size == GROUP or group.failure is not None
-        if last:
-            self._group = None
-            try:
-                with group.stack:
-                    if group.failure:
-                        raise group.failure
-                    group.conn.execute("COMMIT")
-            except Exception as error:
-                group.failure = error
-            group.over.set()
+        with self._turn:  # whoever waits now will take the turn, even in the last moment
+            if self._waiting and group.size < GROUP and not group.failure:
+                self._writing_now = False
+                self._turn.notify()
+                return
+        self._group = None
+        try:
+            with group.stack:
+                if group.failure:
+                    raise group.failure
+                group.conn.execute("COMMIT")
+        except Exception as error:
+            group.failure = error
+        group.over.set()
         self._free_turn()
 
     def _free_turn(self) -> None:
