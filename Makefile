@@ -31,7 +31,7 @@ format: .venv/dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv build dist *.egg-info .coverage* .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv bench/.venv bench/.cache build dist *.egg-info .coverage* .hypothesis .pytest_cache .mypy_cache .ruff_cache
 
 .venv/run: pyproject.toml
 	$(PYTHON) -m venv .venv
