@@ -44,8 +44,8 @@ CREATE TABLE IF NOT EXISTS tickets (
     description TEXT CHECK (length(description) <= 10000),
     -- The users of the table below, as the API shows them; kept by triggers.
     assignees   TEXT NOT NULL DEFAULT '[]',
-    -- What the API shows, made at each write because reads are many: a page of 50 costs a
-    -- fifth of what joining it together at each read does.
+    -- What the API shows, made at each write because reads are many: joining it together at
+    -- each read would be most of what a page costs.
     document    TEXT NOT NULL GENERATED ALWAYS AS (
         json_object('id', id, 'title', title, 'description', description,
                     'project_id', project_id, 'status', status, 'assignees', json(assignees),
