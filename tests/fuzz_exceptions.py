@@ -10,7 +10,7 @@ import schemathesis
 from schemathesis.core.failures import AcceptedNegativeData
 from schemathesis.openapi.checks import RejectedPositiveData
 
-import tracker
+from plumbing.text import fault_of_line
 
 BEYOND_A_SCHEMA = re.compile(
     # A schema cannot say which ids exist now,
@@ -29,7 +29,7 @@ BEYOND_A_SCHEMA = re.compile(
 def is_beyond_a_schema(detail):
     found = BEYOND_A_SCHEMA.fullmatch(detail)
     return found and not (
-        found["code"] and tracker.NOT_IN_A_LINE.match(chr(int(found["code"], 16)))
+        found["code"] and fault_of_line(f"\u0101{chr(int(found['code'], 16))}\u0101")
     )
 
 

@@ -17,6 +17,7 @@ import pytest
 from conftest import ROOT, Api
 
 import db
+from plumbing import Unavailable
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def test_foreign_keys_switched_off_do_not_make_a_ticket_deletable(sql):
 )
 def test_a_page_is_read_along_an_index_without_sorting_all_that_matches(app, api, sql, query):
     statements = []
-    with app.database.transaction() as conn:
+    with app.database.read() as conn:
         conn.set_trace_callback(statements.append)
         db.list_tickets(conn, **query)
         conn.set_trace_callback(None)
@@ -121,7 +122,7 @@ def test_a_text_that_very_many_tickets_hold_is_found_by_every_filter_and_order(a
     api.user()
     api.project("Website")
     api.project("Shop")
-    with app.database.transaction(write=True) as conn:
+    with app.database.write() as conn:
         for n in range(1000):
             ticket = {"title": f"The database {n}", "description": None, "status": "open"}
             if n % 50 == 0:
@@ -179,8 +180,8 @@ def test_a_database_that_is_not_ours_is_refused_and_left_alone(api, database, st
     with closing(sqlite3.connect(database)) as conn:
         conn.execute(statement)
         before = list(conn.iterdump())
-        with pytest.raises(db.Unavailable, match=words):
-            db.Database(database)
+        with pytest.raises(Unavailable, match=words):
+            db.open_database(database)
         assert list(conn.iterdump()) == before
 
 
@@ -188,7 +189,7 @@ UPGRADE = """
 import sqlite3, sys, db
 db.UPGRADES += ["ALTER TABLE users ADD COLUMN phone TEXT;", sys.argv[2]]
 try:
-    db.Database(sys.argv[1]).close()
+    db.open_database(sys.argv[1]).close()
 except sqlite3.Error as error:
     print(error)
 """
@@ -218,13 +219,13 @@ def test_an_older_database_is_brought_forward_whole_or_not_at_all(
 def test_what_is_no_database_is_refused(tmp_path):
     path = tmp_path / "tickets.db"
     path.write_text("Dear diary, " * 100)
-    with pytest.raises(db.Unavailable, match="not a database"):
-        db.Database(path)
+    with pytest.raises(Unavailable, match="not a database"):
+        db.open_database(path)
     assert path.read_text() == "Dear diary, " * 100
-    with pytest.raises(db.Unavailable):
-        db.Database(tmp_path)
-    with pytest.raises(db.Unavailable):
-        db.Database(tmp_path / "no" / "such" / "folder.db")
+    with pytest.raises(Unavailable):
+        db.open_database(tmp_path)
+    with pytest.raises(Unavailable):
+        db.open_database(tmp_path / "no" / "such" / "folder.db")
 
 
 def damages(whole):
@@ -262,7 +263,7 @@ def test_a_damaged_database_is_told_as_such_and_never_a_defect(make_app, api, tm
         path.write_bytes(damaged)
         try:
             client = Api(make_app(database=path))
-        except db.Unavailable as error:
+        except Unavailable as error:
             refused.append(str(error))
             continue
         for read in ("/users", "/projects", "/tickets?limit=200", "/tickets?text=long", "/emails"):
@@ -282,9 +283,9 @@ def test_many_that_create_one_database_at_once_do_not_meet(tmp_path):
     try:
         for n in range(20):
             with ThreadPoolExecutor(8) as pool:
-                databases = list(pool.map(db.Database, [tmp_path / f"{n}.db"] * 8))
+                databases = list(pool.map(db.open_database, [tmp_path / f"{n}.db"] * 8))
             for each in databases:
-                with each.transaction() as conn:
+                with each.read() as conn:
                     assert db.list_users(conn, 0, 1) == []
                 each.close()
     finally:
@@ -295,7 +296,7 @@ def test_many_that_create_one_database_at_once_do_not_meet(tmp_path):
 
 
 def test_connections_are_set_up_to_lose_nothing(app):
-    with app.database.transaction() as conn:
+    with app.database.read() as conn:
         pragmas = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
         values = [conn.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas]
     assert values == ["wal", 2, 1, db.BUSY_SECONDS * 1000]
@@ -323,7 +324,7 @@ def test_an_exception_at_any_statement_leaves_nothing_behind(app, api, database)
         def interrupt(steps=steps):
             return next(steps, None) is None
 
-        with app.database.transaction() as conn:
+        with app.database.read() as conn:
             pass
         conn.set_progress_handler(interrupt, 10)  # asked every 10 steps of SQLite
         answer = api.patch_json("/tickets/1", change, status="*")
@@ -355,7 +356,7 @@ def test_writers_wait_for_each_other_and_all_is_kept(app, api):
 
 def test_of_writers_that_share_a_commit_each_fails_for_itself(app):
     def write(n):
-        with app.database.transaction(write=True) as conn:
+        with app.database.write() as conn:
             db.create_user(conn, {"name": "Max", "email": f"{n}@example.com"})
             if n % 2:
                 raise KeyError(n)
@@ -366,7 +367,7 @@ def test_of_writers_that_share_a_commit_each_fails_for_itself(app):
     kept = {outcome.result() for outcome in outcomes if outcome.exception() is None}
     assert kept == set(range(0, 200, 2))
     assert {type(outcome.exception()) for outcome in outcomes} == {type(None), KeyError}
-    with app.database.transaction() as conn:
+    with app.database.read() as conn:
         emails = {json.loads(user)["email"] for _, user in db.list_users(conn, 0, 1000)}
     assert emails == {f"{n}@example.com" for n in kept}
 
@@ -386,21 +387,21 @@ def test_of_many_that_know_the_same_state_exactly_one_wins(app, api):
 
 WRITE_FOREVER = """
 import sys, db
-database = db.Database(sys.argv[1])
+database = db.open_database(sys.argv[1])
 for n in range(int(sys.argv[2])):
-    with database.transaction(write=True) as conn:
+    with database.write() as conn:
         db.create_user(conn, {"name": "Max", "email": f"{sys.argv[3]}-{n}@example.com"})
 """
 
 
 def test_writers_of_several_processes_queue_up_fairly(database):
-    db.Database(database).close()
+    db.open_database(database).close()
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITE_FOREVER, database, "200", name], cwd=ROOT)
         for name in ("a", "b", "c")
     ]
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
-    with db.Database(database).transaction() as conn:
+    with db.open_database(database).read() as conn:
         assert conn.execute("SELECT count(*) FROM users").fetchone() == (600,)
         assert conn.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
@@ -416,7 +417,7 @@ def test_no_connection_checkpoints_while_another_commits(app):
             commits.append(others.acquire(0))
 
     for n in range(500):
-        with app.database.transaction(write=True) as conn:
+        with app.database.write() as conn:
             conn.set_trace_callback(trace)
             db.create_user(conn, {"name": "x" * 100, "email": f"{n}@{'d' * 60}.example"})
         conn.set_trace_callback(None)
@@ -444,7 +445,7 @@ def test_a_database_locked_by_another_program_is_503_and_recovers(api, sql):
 def test_a_full_disk_is_503_loses_nothing_and_recovers(app, api):
     app.mailer.close()  # so that one connection is enough, and has the limit
     api.project()
-    with app.database.transaction() as conn:
+    with app.database.read() as conn:
         (pages,) = conn.execute("PRAGMA page_count").fetchone()
         conn.execute(f"PRAGMA max_page_count = {pages}")
     body = {"title": "T", "project_id": 1, "status": "open", "description": "x" * 9000}
@@ -455,7 +456,7 @@ def test_a_full_disk_is_503_loses_nothing_and_recovers(app, api):
     assert "full" in refused[-1]
     assert api.get("/tickets?sort=created").json == created
     assert api.get("/projects/1").json["tickets"]["open"] == len(created)
-    with app.database.transaction() as conn:
+    with app.database.read() as conn:
         conn.execute("PRAGMA max_page_count = 1000000")
     assert api.post_json("/tickets", body).status_code == 201
 
@@ -463,7 +464,7 @@ def test_a_full_disk_is_503_loses_nothing_and_recovers(app, api):
 def test_a_disk_that_fills_up_under_many_writers_keeps_what_was_acknowledged(app, api):
     app.mailer.close()  # so that one connection is enough, and has the limit
     api.project()
-    with app.database.transaction() as conn:
+    with app.database.read() as conn:
         (pages,) = conn.execute("PRAGMA page_count").fetchone()
         conn.execute(f"PRAGMA max_page_count = {pages + 40}")
     body = {"title": "T", "project_id": 1, "status": "open", "description": "x" * 9000}
@@ -483,7 +484,7 @@ def test_a_disk_that_fills_up_under_many_writers_keeps_what_was_acknowledged(app
 def test_a_read_only_database_is_503_and_recovers(app, api):
     app.mailer.close()  # so that one connection is enough
     api.project()
-    with app.database.transaction() as conn:
+    with app.database.read() as conn:
         conn.execute("PRAGMA query_only = ON")
     assert "read-only" in api.problem("POST", "/projects", {"name": "Shop"})["detail"]
     assert api.project("Shop")["name"] == "Shop"
@@ -592,10 +593,10 @@ def test_a_backup_onto_the_database_itself_is_refused(app, api, database):
 
 
 def test_a_backup_whose_draft_would_be_the_database_is_refused(tmp_path):
-    database = db.Database(tmp_path / "tickets.partial")
+    database = db.open_database(tmp_path / "tickets.partial")
     with pytest.raises(FileExistsError):
         database.backup(str(tmp_path / "tickets"), lambda done, pages: None)
-    with database.transaction() as conn:
+    with database.read() as conn:
         assert db.list_users(conn, 0, 1) == []
     database.close()
 
@@ -604,12 +605,12 @@ def test_a_restored_backup_is_written_to_while_others_read(app, api, tmp_path):
     api.project()
     target = tmp_path / "restored.db"
     app.database.backup(str(target), lambda done, pages: None)
-    restored = db.Database(target)
-    with restored.transaction() as reader:
+    restored = db.open_database(target)
+    with restored.read() as reader:
         assert db.list_projects(reader, 0, 9)
-        with restored.transaction(write=True) as writer:
+        with restored.write() as writer:
             db.create_user(writer, {"name": "Max", "email": "max@example.com"})
-    with restored.transaction() as conn:
+    with restored.read() as conn:
         assert conn.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert db.get_user(conn, 1)
     restored.close()

@@ -36,8 +36,8 @@ from conftest import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import db
 import mailer
+from plumbing import Unavailable
 
 pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
 
@@ -805,14 +805,14 @@ def test_what_was_sent_is_recorded_even_if_the_database_fails_for_the_next_mail(
         def transaction(self, write=False):
             self.reads += not write
             if self.reads == 3 and not write:
-                raise db.Unavailable("for a moment")
+                raise Unavailable("for a moment")
             return self.database.transaction(write)
 
     api = make_api("")
     api.app.mailer.close()
     api.ticket(assignees=[1, 2, 3])
     deliverer = mailer.Mailer(Flaky(api.app.database), Recorder(io.StringIO()), SENDER)
-    with pytest.raises(db.Unavailable):
+    with pytest.raises(Unavailable):
         deliverer.deliver()
     deliverer.deliver()
     assert Recorder.sent == [1, 2, 3]

@@ -493,7 +493,7 @@ class Calls(RuleBasedStateMachine):
         # Mail is delivered when a rule says so, by a mailer of ours on the same database: of
         # several, one delivers, and ours comes first.
         self.post_office = PostOffice()
-        self.mailer = mailer.Mailer(db.Database(path, self.clock), self.post_office, SENDER)
+        self.mailer = mailer.Mailer(db.open_database(path, self.clock), self.post_office, SENDER)
         assert self.mailer.database.delivering.acquire(0)
         self.app = tracker.create_app(path, smtp="", clock=self.clock, allowed_hosts=[])
         self.api = Api(self.app)

@@ -9,8 +9,8 @@ from conftest import ROOT, Api, eventually
 from jsonschema import Draft202012Validator, FormatChecker
 from openapi_spec_validator import validate
 
-import db
 import tracker
+from plumbing import Unavailable, web
 
 DOCUMENT = json.loads((ROOT / "openapi.json").read_text("utf-8"))
 
@@ -165,7 +165,7 @@ def test_mail_that_failed_and_its_retry_are_as_documented(make_app, clock):
         documented(method, path, api.request(path, method=method))
 
 
-TOO_LARGE = {"name": "M" * tracker.MAX_BODY, "email": "max@example.com"}
+TOO_LARGE = {"name": "M" * web.MAX_BODY, "email": "max@example.com"}
 
 
 @pytest.mark.usefixtures("website")
@@ -207,7 +207,7 @@ def test_retrying_a_mail_that_was_sent_is_refused_as_documented(send):
 
 
 @pytest.mark.parametrize(
-    ("status", "error"), [(500, RuntimeError()), (503, db.Unavailable("The disk is full."))]
+    ("status", "error"), [(500, RuntimeError()), (503, Unavailable("The disk is full."))]
 )
 def test_a_defect_and_a_database_out_of_order_are_answered_as_documented(make_app, status, error):
     def broken_clock():

@@ -1,0 +1,12 @@
+"""What a small service trusts: requests, a server, engines, SMTP and text, knowing no domain.
+
+Each file could serve another service unchanged, and none imports the core. An engine is
+a Database with read(), write(), batch(), lock(), backup() and close(); what it hands out is
+a Connection. Its errors are those of this file.
+"""
+
+from __future__ import annotations
+
+
+class Unavailable(Exception):
+    """The database cannot be read or written now; nothing was changed. Carries sentences."""
