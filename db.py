@@ -232,8 +232,10 @@ def list_tickets(
     """
     way, at = ("DESC", "<=") if sort.startswith("-") else ("ASC", ">=")
     by_touch = sort.endswith("updated")
-    statuses = sorted(set(statuses) or STATUSES)
-    any_status = f"status IN ({', '.join(f':{n}' for n in range(len(statuses)))})"
+    statuses = sorted(set(statuses))
+    any_status = ", ".join(f":{n}" for n in range(len(statuses)))
+    any_status = f"status IN ({any_status})" if statuses else "TRUE"
+    statuses = statuses or list(STATUSES)
     indexed = len(text) >= 3 and _is_rare(conn, text, project_id or assignee_id or by_touch)
     # Of each part the id, as the index that leads it has it, and the rest of the query.
     if indexed:

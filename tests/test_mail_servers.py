@@ -3,7 +3,6 @@
 Max (1), Dave (2) and Yaris (3) work on Website (1). Time passes only where a test says so.
 """
 
-import fcntl
 import json
 import re
 import socket
@@ -35,7 +34,7 @@ from conftest import (
     wait,
 )
 
-import db
+from plumbing.sqlite import WRITES, LockFile
 
 # How long the tracker waits for servers that hang. The second is for those that are to take
 # some of the mail: a busy machine must not make them late.
@@ -570,7 +569,7 @@ def test_a_server_that_is_down_is_asked_once_per_backoff_step_and_not_once_per_m
 
 
 def due(api, clock):
-    now = db.timestamp(clock())
+    now = clock().isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return [email for email in api.emails(state="queued") if email["next_attempt_at"] <= now]
 
 
@@ -669,12 +668,9 @@ def test_a_mail_whose_sending_a_kill_left_unrecorded_goes_out_again_as_the_same(
 
     def records():
         """Whether the tracker has begun to: it has the lock before it waits for the database."""
-        with open(f"{database}-lock") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-            return False
+        lock = LockFile(str(database))
+        with closing(lock):
+            return not lock.acquire(WRITES)
 
     server = scripted({".": take_and_block})
     with closing(blocker):

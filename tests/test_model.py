@@ -10,7 +10,7 @@ import os
 import tempfile
 import unicodedata
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from email import message_from_bytes
 from email.policy import default
 from itertools import cycle
@@ -35,12 +35,12 @@ from hypothesis.stateful import (
 import db
 import mailer
 import tracker
+from plumbing.smtp import Failure
 
 # ---------------------------------------------------------------- the contract, as a model
 
 STATUSES = ("open", "in progress", "closed")
 SENDER = "tracker@example.com"
-FIVE_DAYS = timedelta(days=5)
 ANYTHING = object()  # what somebody knows of a resource who sends no If-Match
 
 
@@ -55,6 +55,13 @@ class Refused(Exception):
 def alike(text):
     """What two texts have in common that differ only in case, or in how an accent is typed."""
     return unicodedata.normalize("NFC", text.casefold())
+
+
+def same(one, other):
+    """Whether two values of a field read the same."""
+    if isinstance(one, str) or isinstance(other, str):
+        one, other = (unicodedata.normalize("NFC", text or "") for text in (one, other))
+    return one == other
 
 
 @dataclass
@@ -76,7 +83,6 @@ class Mail:
     subject: str
     head: list  # the first six lines of the body
     created_at: str
-    queued_at: datetime  # at creation, or when it was last queued by hand
     next_attempt_at: str | None
     id: int | None = None
     state: str = "queued"
@@ -239,7 +245,8 @@ class Model:
     def update_ticket(self, id, fields, known):
         unchanged_since(known, self.ticket(id))
         self._must_exist(fields)
-        self._change(id, **trimmed(fields))
+        fields = trimmed(fields)
+        self._change(id, fields.pop("comment", None) or None, **fields)
 
     def assign(self, id, user_id, known):
         ticket = self.ticket(id)
@@ -266,22 +273,31 @@ class Model:
         if wrong:
             raise Refused(422, pointers=wrong)
 
-    def _change(self, id, **fields):
-        """What changes nothing leaves no trace; any other change is dated, kept and mailed."""
+    def _change(self, id, comment=None, **fields):
+        """What changes nothing leaves no trace; any other change is dated, kept and mailed.
+
+        Texts are compared as they read. No change is before the one before, whatever the clock.
+        """
         ticket = self.tickets[id]
         before = {name: value for name, value in vars(ticket).items() if name in fields}
-        if before == fields:
+        fields = {name: value for name, value in fields.items() if not same(before[name], value)}
+        if not fields and comment is None:
             return
         people_before, assignees_before = self._people(ticket), ticket.assignees
-        vars(ticket).update(fields, updated_at=self.now)
-        changes = {
-            name: {"from": before[name], "to": value}
-            for name, value in fields.items()
-            if before[name] != value
-        }
+        moment = max(self.now, ticket.updated_at or ticket.created_at)
+        vars(ticket).update(fields, updated_at=moment)
+        changes = {name: {"from": before[name], "to": value} for name, value in fields.items()}
         if "assignees" in changes:
             changes["assignees"] = {"from": people_before, "to": self._people(ticket)}
-        ticket.history.append({"ticket_id": id, "changed_at": self.now, "changes": changes})
+        ticket.history.append(
+            {
+                "ticket_id": id,
+                "changed_at": moment,
+                "by": None,
+                "comment": comment,
+                "changes": changes,
+            }
+        )
         self._tell(id, "updated", assignees_before - ticket.assignees)
 
     def _people(self, ticket):
@@ -303,9 +319,8 @@ class Model:
             "",
         ]
         for user_id in ticket.assignees | removed:
-            self.told[id, user_id] = Mail(
-                id, user_id, subject, head, self.now, self.clock(), self.now
-            )
+            created_at = ticket.updated_at or ticket.created_at
+            self.told[id, user_id] = Mail(id, user_id, subject, head, created_at, self.now)
 
     def queue(self, id, mail):
         self._use("mail", id)
@@ -316,15 +331,15 @@ class Model:
         if mail.state == "sent":
             raise Refused(409)
         mail.state, mail.attempts, mail.error = "queued", 0, None
-        mail.queued_at, mail.next_attempt_at = self.clock(), self.now
+        mail.next_attempt_at = self.now
         self.down_until = None
 
     def deliver(self, is_open):
         """What is due is tried. Returns what is to be tried again.
 
         A server that could not be reached is left alone for 30 s; what is due meanwhile
-        shares that failure. Each mail waits 30 s, then twice as long, up to an hour, for 5
-        days. A mailbox that does not exist fails at once.
+        shares that failure. Each mail waits 30 s, then twice as long, up to an hour. A mailbox
+        that does not exist fails at once.
         """
         due = [
             mail
@@ -341,7 +356,7 @@ class Model:
             if mail.error is None:
                 mail.state, mail.sent_to, mail.sent_at = "sent", address, self.now
                 self.delivered.append((address, mail.subject, mail.head))
-            elif mail.error == PostOffice.NEVER or self.clock() - mail.queued_at >= FIVE_DAYS:
+            elif mail.error == PostOffice.NEVER:
                 mail.state = "failed"
         return [mail for mail in due if mail.state == "queued"]
 
@@ -388,17 +403,14 @@ class PostOffice:
         domain = address.rpartition("@")[2].lower()
         return {"gone.example": cls.NEVER, "full.example": cls.LATER}.get(domain)
 
-    def connect(self):
+    def send(self, recipient, message):
         if not self.is_open:
-            raise mailer.Unreachable(self.CLOSED)
-
-    def send(self, email, now):
-        message = mailer.compose(email, SENDER, now)
-        match self.refusal(email["address"]):
+            raise Failure("server", self.CLOSED)
+        match self.refusal(recipient):
             case self.NEVER:
-                raise mailer.Undeliverable(self.NEVER)
+                raise Failure("message", self.NEVER)
             case self.LATER:
-                raise mailer.Postponed(self.LATER)
+                raise Failure("now", self.LATER)
         parsed = message_from_bytes(message, policy=default)
         head = parsed.get_content().replace("\r\n", "\n").split("\n")[:6]
         self.received.append((parsed["To"], parsed["Subject"], head))
@@ -406,7 +418,7 @@ class PostOffice:
     def close(self):
         pass
 
-    cut = forget = close
+    interrupt = close
 
 
 # ---------------------------------------------------------------- what the calls are made of
@@ -458,6 +470,7 @@ OPTIONAL = {
     "description": st.none() | st.lists(WORDS, max_size=4).map("\n".join),
     "assignees": st.lists(USERS, max_size=3),
 }
+COMMENT = {"comment": st.none() | st.sampled_from(["", " ", "Because.", "It is\nurgent: 漢字"])}
 CAREFUL = st.booleans()  # whether to send If-Match
 STEP = st.sampled_from(
     [
@@ -494,7 +507,9 @@ class Calls(RuleBasedStateMachine):
         # several, one delivers, and ours comes first.
         self.post_office = PostOffice()
         self.mailer = mailer.Mailer(db.open_database(path, self.clock), self.post_office, SENDER)
-        assert self.mailer.database.delivering.acquire(0)
+        assert self.mailer.database.may_deliver()
+        with self.mailer.database.write() as conn:
+            db.begin_delivery(conn, "example.com")
         self.app = tracker.create_app(path, smtp="", clock=self.clock, allowed_hosts=[])
         self.api = Api(self.app)
         for name, email in CAST.items():
@@ -507,7 +522,6 @@ class Calls(RuleBasedStateMachine):
 
     def teardown(self):
         self.app.close()
-        self.mailer.database.delivering.release()
         self.mailer.database.close()
         self.directory.cleanup()
 
@@ -607,12 +621,12 @@ class Calls(RuleBasedStateMachine):
     def create_ticket(self, body):
         return self.create("/tickets", body, self.model.create_ticket, self.model.ticket)
 
-    @rule(id=TICKETS, body=body(REQUIRED | OPTIONAL), careful=CAREFUL)
+    @rule(id=TICKETS, body=body(REQUIRED | OPTIONAL, **COMMENT), careful=CAREFUL)
     def put_ticket(self, id, body, careful):
         answer, known = self.call("PUT", f"/tickets/{id}", body, careful)
         self.agree(answer, 200, self.model.update_ticket, id, body, known, shows=self.model.ticket)
 
-    @rule(id=TICKETS, body=body({}, **REQUIRED, **OPTIONAL), careful=CAREFUL)
+    @rule(id=TICKETS, body=body({}, **REQUIRED, **OPTIONAL, **COMMENT), careful=CAREFUL)
     def patch_ticket(self, id, body, careful):
         answer, known = self.call("PATCH", f"/tickets/{id}", body, careful)
         self.agree(answer, 200, self.model.update_ticket, id, body, known, shows=self.model.ticket)

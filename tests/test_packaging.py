@@ -79,8 +79,11 @@ def test_the_installed_tracker_serves_the_description_of_its_api(installed_serve
 
 def test_the_wheel_holds_what_the_tracker_needs_and_nothing_else(installed):
     names = zipfile.ZipFile(installed.wheel).namelist()
-    assert {name for name in names if ".dist-info/" not in name} == {
-        "tracker.py", "db.py", "mailer.py", "schema.sql", "openapi.json",
+    held = {name for name in names if ".dist-info/" not in name}
+    tracked = [*ROOT.glob("plumbing/*.py"), *ROOT.glob("upgrades/*.sql")]
+    assert held == {f"tracker/{path.relative_to(ROOT)}" for path in tracked} | {
+        "tracker/__init__.py", "tracker/__main__.py", "tracker/db.py", "tracker/mailer.py",
+        "tracker/schema.sql", "tracker/openapi.json",
     }  # fmt: skip
 
 
@@ -93,14 +96,96 @@ def test_the_wheel_has_the_version_and_the_dependencies_of_the_tracker(installed
     assert sorted(needed) == ["bottle", "waitress"]
 
 
-def test_a_program_that_installed_the_tracker_can_embed_it(installed, tmp_path):
-    code = "import tracker; app = tracker.create_app('t.db', ''); app.close(); print('closed')"
+HOST = """
+import json, {framework}, db, mailer, tracker
+from wsgiref.util import setup_testing_defaults
+
+assert (db.NAME, mailer.NAME) == ("the host's database", "the host's mail")
+app = tracker.create_app("t.db", smtp="")
+{mounting}
+
+def ask(path, body=None):
+    environ = {{"PATH_INFO": path, "HTTP_HOST": "localhost", "REQUEST_METHOD": "GET"}}
+    setup_testing_defaults(environ)
+    statuses = []
+    answer = b"".join(host(environ, lambda status, headers, exc_info=None: statuses.append(status)))
+    return statuses[0], answer.decode()
+
+print(ask("/own"), ask("/tracker/users"))
+app.close()
+"""
+MOUNTINGS = {
+    "bottle": """
+host = bottle.Bottle()
+host.route("/own", callback=lambda: db.NAME)
+host.mount("/tracker/", app)""",
+    "flask": """
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+host = flask.Flask("host")
+host.add_url_rule("/own", view_func=lambda: db.NAME)
+host = DispatcherMiddleware(host, {"/tracker": app})""",
+}
+
+
+@pytest.mark.parametrize("framework", MOUNTINGS)
+def test_a_host_with_a_db_and_a_mailer_of_its_own_can_embed_it(installed, tmp_path, framework):
+    if framework == "flask":
+        run(sys.executable, "-m", "pip", "--python", installed.python, "install", "flask")
+    (tmp_path / "db.py").write_text('NAME = "the host\'s database"\n')
+    (tmp_path / "mailer.py").write_text('NAME = "the host\'s mail"\n')
+    (tmp_path / "host.py").write_text(
+        HOST.format(framework=framework, mounting=MOUNTINGS[framework])
+    )
     done = subprocess.run(
-        [installed.python, "-c", code],
+        [installed.python, "host.py"],
         cwd=tmp_path,
         env=clean_environment(),
         capture_output=True,
         text=True,
         timeout=30,
     )
-    assert (done.stdout, done.returncode) == ("closed\n", 0), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "('200 OK', \"the host's database\") ('200 OK', '[]')\n"
+
+
+def test_it_is_started_as_a_module_as_well(installed, tmp_path):
+    for command in ([installed.python, "-m", "tracker"], [installed.script]):
+        done = subprocess.run(
+            [*command, "backup", "copy.db"],
+            cwd=tmp_path,
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+        )
+        assert (done.stderr, done.returncode) == ("tracker: there is no database tickets.db\n", 1)
+
+
+FOREIGN = """
+[project]
+name = "foreign"
+version = "1"
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[tool.hatch.build.targets.wheel]
+only-include = ["db.py"]
+"""
+
+
+def test_it_lives_beside_a_distribution_that_owns_db_and_goes_without_a_trace(installed, tmp_path):
+    venv = tmp_path / "venv"
+    run(sys.executable, "-m", "venv", "--without-pip", venv)
+    pip = (sys.executable, "-m", "pip", "--python", venv / "bin/python")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign/pyproject.toml").write_text(FOREIGN)
+    (tmp_path / "foreign/db.py").write_text("NAME = 'foreign'\n")
+    run(*pip, "install", tmp_path / "foreign")
+    run(*pip, "install", installed.wheel)
+    code = "import db, tracker; tracker.create_app('t.db', '').close(); print(db.NAME)"
+    command = [venv / "bin/python", "-c", code]
+    options = {"cwd": tmp_path, "env": clean_environment(), "capture_output": True, "text": True}
+    assert subprocess.run(command, **options).stdout == "foreign\n"
+    run(*pip, "uninstall", "--yes", "ticket-tracker")
+    assert subprocess.run([venv / "bin/python", "-c", "import db"], **options).returncode == 0
+    left = [path for path in venv.rglob("*") if "tracker" in path.name]
+    assert left == []

@@ -807,7 +807,8 @@ def check_backup(target):
     assert rows(target, "PRAGMA foreign_key_check") == []
     mail = rows(
         target,
-        "SELECT count(emails.id) FROM tickets LEFT JOIN emails ON ticket_id = tickets.id"
+        "SELECT count(emails.id) FROM tickets LEFT JOIN history ON ticket_id = tickets.id"
+        " LEFT JOIN emails ON history_id = history.id"
         " GROUP BY tickets.id",
     )
     assert mail
