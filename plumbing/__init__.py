@@ -1,8 +1,8 @@
 """What a small service trusts: requests, a server, engines, SMTP and text, knowing no domain.
 
 Each file could serve another service unchanged, and none imports the core. An engine is
-a Database with read(), write(), batch(), lock(), backup() and close(); what it hands out is
-a Connection. Its errors are those of this file.
+a Database with read(), write(), batch(), may_deliver(), backup() and close(), which hands out
+Connections. Its error is that of this file.
 """
 
 from __future__ import annotations

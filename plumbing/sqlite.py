@@ -15,11 +15,13 @@ import sys
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from . import Unavailable
 
@@ -64,9 +66,9 @@ class Database:
         self.name = os.fspath(path)
         self.path = os.path.realpath(path)  # by whatever link it is opened: the same locks
         self._schema, self._clock = schema, clock
-        self._turn = Turn()
-        self._file = LockFile(self.path)
-        self._mine = threading.local()  # .conn: the connection of the batch that a thread is in
+        self.queue: deque[Callable[[], Write.Place | None]] = deque()  # of those who write
+        self.queue_lock = threading.Lock()
+        self.lock_file = LockFile(self.path)
         self._idle: list[Connection] = []
         self._process: int | None = None  # the one that has something open
         self._closed = False
@@ -80,133 +82,82 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one state of the database, and changes nothing."""
-        with self._connection() as conn:
-            conn.execute("BEGIN")
-            try:
-                conn.now = self._now()
-                yield conn
-            finally:
-                conn.rollback()
-
-    @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """A transaction that is committed at the end, or taken back on any exception.
-
-        In a thread that is in a batch() it becomes a part of that, and is committed with it.
-        """
-        conn: Connection | None = getattr(self._mine, "conn", None)
-        if conn is None:
-            with self.batch(), self.write() as conn:
-                yield conn
-            return
-        conn.execute("SAVEPOINT part")
+        conn = self.lend()
         try:
-            conn.now = self._now()
+            conn.execute("BEGIN")
+            conn.now = self.now()
             yield conn
-            conn.execute("RELEASE part")
         except BaseException as error:
-            if _is_fault(error):  # the batch is over, and with it this part of it
-                raise _unavailable(error) from error
-            conn.execute("ROLLBACK TO part")
-            conn.execute("RELEASE part")
+            self.take_back(conn, error)
+            if is_fault(error):
+                raise unavailable(error) from error
             raise
+        self.take_back(conn)
 
-    @contextmanager
-    def batch(self) -> Iterator[None]:
-        """One transaction for all that this thread writes until the end: one wait for the disk.
+    def write(self) -> Write:
+        """A transaction that is committed at the end, or taken back on any exception."""
+        return Write(self)
 
-        1. Wait for the turn among this process's threads, then for the lock among processes.
-        2. BEGIN. Each write() is a savepoint in it, and can be taken back by itself.
-        3. COMMIT, or roll back all on any exception, which is passed on.
-        4. Where the WAL has grown long, empty it. No other connection may commit while one
-           checkpoints: SQLite 3.7.0 to 3.51.2 can lose a committed write otherwise ("the
-           WAL-reset bug", sqlite.org/wal.html). That is why the lock is held up to here.
-        5. Let go, in a `finally`; see Turn for why nothing can leave it held.
-        """
-        self._refuse_children()
-        deadline = time.monotonic() + BUSY_SECONDS
-        with (
-            self._turn.taken(deadline),
-            self._file.locked(WRITES, deadline),
-            self._connection() as conn,
-        ):
-            # IMMEDIATE: a transaction that reads first and writes later fails at once
-            # with "database is locked" if somebody else wrote in between.
-            conn.execute("BEGIN IMMEDIATE")
-            try:
-                self._mine.conn = conn
-                yield
-                conn.execute("COMMIT")
-            finally:
-                self._mine.conn = None
-                conn.rollback()  # does nothing after the commit
-            self._empty_wal(conn)
+    def batch(self) -> Batch:
+        """One transaction for many writes, so that the disk is waited for once."""
+        return Batch(self)
 
     def may_deliver(self) -> bool:
         """Whether this database object is, now or still, the one that delivers for the file.
 
         One at a time among all processes, until stop_delivering(), close() or death.
         """
-        self._refuse_children()
+        self.refuse_children()
         self._process = os.getpid()
-        return self._file.acquire(DELIVERS)
+        return self.lock_file.acquire(DELIVERS)
 
     def stop_delivering(self) -> None:
         """Let somebody else deliver."""
-        self._file.release(DELIVERS)
+        self.lock_file.unlock[DELIVERS]()
 
     def close(self) -> None:
         """Close the connections: now those that are idle, the others after their use."""
         self._closed = True
         self._release()
 
-    def _now(self) -> str:
+    def now(self) -> str:
+        """The time of the clock, as it is written down."""
         moment = self._clock().astimezone(UTC)
         return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
-    def _empty_wal(self, conn: Connection) -> None:
-        # While reads overlap, some of them always need the WAL, and SQLite can never begin it
-        # anew by itself. TRUNCATE waits until those who read now have ended; who comes later
-        # finds all in the database and needs no WAL.
-        with suppress(OSError, sqlite3.Error):
-            if os.path.getsize(self.path + "-wal") > WAL_BYTES:
-                conn.execute(f"PRAGMA busy_timeout = {RESTART_SECONDS * 1000:.0f}")
-                try:
-                    conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-                finally:
-                    conn.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
-
     # ------------------------------------------------------------ connections
 
-    @contextmanager
-    def _connection(self) -> Iterator[Connection]:
-        """A connection for this thread's use. Raises Unavailable for what SQLite cannot do."""
-        self._refuse_children()
-        conn = None
+    def lend(self) -> Connection:
+        """A connection for the use of this thread, until take_back(). Raises Unavailable."""
+        self.refuse_children()
         try:
-            with suppress(IndexError):
-                conn = self._idle.pop()
-            conn = conn or self._connect()
-            yield conn
-        except BaseException as error:
-            # A connection is given up unless it has only been told of an error of ours. Where
-            # the file is at fault, only a new one sees that it is mended; but while the disk is
-            # full none might be had, as each creates files.
-            cause = error.__cause__ or error
-            if conn and (conn.in_transaction or _code(cause) in _FILE_AT_FAULT):
-                with suppress(sqlite3.Error):
-                    conn.close()
-                conn = None
-            if _is_fault(error):
-                raise _unavailable(error) from error
-            raise
-        finally:
-            if conn:
-                self._idle.append(conn)
-            if self._closed:
-                self._release()
+            return self._idle.pop()
+        except IndexError:
+            pass
+        try:
+            return self._connect()
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise unavailable(error) from error
 
-    def _refuse_children(self) -> None:
+    def take_back(self, conn: Connection, error: BaseException | None = None) -> None:
+        """End what the connection is in. It is given up where `error` is the file's fault.
+
+        Only a new one sees that the file is mended; but while the disk is full none might be
+        had, as each creates files.
+        """
+        try:
+            if _code(error) in _FILE_AT_FAULT or _code(error and error.__cause__) in _FILE_AT_FAULT:
+                conn.close()
+            else:
+                conn.rollback()
+                self._idle.append(conn)
+        except sqlite3.Error:
+            conn.close()
+        if self._closed:
+            self._release()
+
+    def refuse_children(self) -> None:
+        """Raise Unavailable in a process that was forked from one that had this open."""
         # Neither a connection nor SQLite's own book of locks may cross a fork: a child that
         # opened anew would commit without a real lock, and writes would be lost.
         if self._process not in (None, os.getpid()):
@@ -240,7 +191,7 @@ class Database:
         with suppress(IndexError):
             while True:
                 self._idle.pop().close()
-        self._file.close()
+        self.lock_file.close()
         if not self._closed:
             self._process = None
 
@@ -253,75 +204,70 @@ class Database:
         2. Take the turn to write, and look again: somebody else may have come first.
         3. Do it in one transaction, so that whoever is killed in it leaves it as it was.
         """
-        version = self._version()
-        if version < self._newest:
-            deadline = time.monotonic() + BUSY_SECONDS
-            with self._turn.taken(deadline), self._file.locked(WRITES, deadline):
-                version = self._version()
-                if version < self._newest:
-                    self._bring_forward(progress)
-        with self._connection() as conn:
+        conn = self.lend()
+        try:
+            if self._version(conn) < self._newest:
+                with Turn(self):
+                    if (version := self._version(conn)) < self._newest:
+                        self._bring_forward(conn, version, progress)
             self._check(conn)
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise unavailable(error) from error
+        finally:
+            conn.close()
 
     @property
     def _newest(self) -> int:
         return 1 + len(self._schema.upgrades)
 
-    def _version(self) -> int:
+    def _version(self, conn: Connection) -> int:
         """The version of the schema in the file; 0 for an empty one, or without a WAL."""
-        with self._connection() as conn:
-            # In this order, as somebody else may be about to set it up.
-            (filled,) = conn.execute("SELECT EXISTS (SELECT 1 FROM sqlite_schema)").fetchone()
-            (application,) = conn.execute("PRAGMA application_id").fetchone()
-            (version,) = conn.execute("PRAGMA user_version").fetchone()
-            if filled and application != self._schema.application_id:
-                raise Unavailable("The file is the database of another program.")
-            if version > self._newest:
-                raise Unavailable(
-                    "The database was written by a newer version of the program"
-                    f" (schema {version}, and this one knows {self._newest})."
-                )
-            (journal,) = conn.execute("PRAGMA journal_mode").fetchone()
-            return int(version) if journal == "wal" or version < self._newest else 0
+        # In this order, as somebody else may be about to set it up.
+        (filled,) = conn.execute("SELECT EXISTS (SELECT 1 FROM sqlite_schema)").fetchone()
+        (application,) = conn.execute("PRAGMA application_id").fetchone()
+        (version,) = conn.execute("PRAGMA user_version").fetchone()
+        if filled and application != self._schema.application_id:
+            raise Unavailable("The file is the database of another program.")
+        if version > self._newest:
+            raise Unavailable(
+                "The database was written by a newer version of the program"
+                f" (schema {version}, and this one knows {self._newest})."
+            )
+        (journal,) = conn.execute("PRAGMA journal_mode").fetchone()
+        return int(version) if journal == "wal" or version < self._newest else 0
 
-    def _bring_forward(self, progress: Callable[[str], None]) -> None:
-        with self._connection() as conn:
-            if conn.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
-                raise Unavailable("The database is on a file system that cannot hold a WAL.")
-            (version,) = conn.execute("PRAGMA user_version").fetchone()
-            script = self._schema.create if not version else ""
-            for upgrade in self._schema.upgrades[version - 1 :] if version else ():
-                script += upgrade.replace("-- schema.sql --", self._schema.create)
-            for name, function in self._schema.functions.items():
-                conn.create_function(name, 1, function, deterministic=True)
-            statements = list(_statements(script))
-            conn.execute("PRAGMA foreign_keys = OFF")  # tables are renamed and dropped
-            conn.execute("PRAGMA legacy_alter_table = ON")
-            began, done = time.monotonic(), 0
+    def _bring_forward(
+        self, conn: Connection, version: int, progress: Callable[[str], None]
+    ) -> None:
+        if conn.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
+            raise Unavailable("The database is on a file system that cannot hold a WAL.")
+        (version,) = conn.execute("PRAGMA user_version").fetchone()
+        scripts = self._schema.upgrades[version - 1 :] if version else [self._schema.create]
+        script = "".join(scripts).replace("-- schema.sql --", self._schema.create)
+        statements = list(_statements(script))
+        for name, function in self._schema.functions.items():
+            conn.create_function(name, 1, function, deterministic=True)
+        conn.execute("PRAGMA foreign_keys = OFF")  # tables are renamed and dropped
+        conn.execute("PRAGMA legacy_alter_table = ON")
+        began, done = time.monotonic(), 0
 
-            def tell() -> int:
-                if version and time.monotonic() > began + 1:
-                    seconds = time.monotonic() - began
-                    progress(
-                        f"Bringing {self.name} forward to schema {self._newest}:"
-                        f" step {done} of {len(statements)}, {seconds:.0f} s"
-                    )
-                return 0
+        def tell() -> int:
+            if version and (seconds := time.monotonic() - began) > 1:
+                step = f"step {done} of {len(statements)}, {seconds:.0f} s"
+                progress(f"Bringing {self.name} forward to schema {self._newest}: {step}")
+            return 0
 
-            conn.set_progress_handler(tell, 1_000_000)  # about twice a second
-            try:
-                conn.execute("BEGIN IMMEDIATE")
-                for statement in statements:
-                    conn.execute(statement)
-                    done += 1
-                conn.execute(f"PRAGMA application_id = {self._schema.application_id}")
-                conn.execute(f"PRAGMA user_version = {self._newest}")
-                conn.execute("COMMIT")
-            except sqlite3.IntegrityError as error:
-                raise Unavailable(f"The database cannot be brought forward ({error}).") from error
-            finally:
-                conn.rollback()
-                conn.set_progress_handler(None, 0)
+        conn.set_progress_handler(tell, 1_000_000)  # about twice a second
+        try:
+            conn.execute("BEGIN IMMEDIATE")
+            for statement in statements:
+                conn.execute(statement)
+                done += 1
+            conn.execute(f"PRAGMA application_id = {self._schema.application_id}")
+            conn.execute(f"PRAGMA user_version = {self._newest}")
+            conn.execute("COMMIT")
+        except sqlite3.IntegrityError as error:
+            raise Unavailable(f"The database cannot be brought forward ({error}).") from error
 
     def _check(self, conn: Connection) -> None:
         """See that tables and rules are those of the schema, to the letter: others may be added."""
@@ -363,42 +309,148 @@ class Database:
             raise
 
 
-# ---------------------------------------------------------------- locks
-
-WRITES, DELIVERS = 0, 1  # bytes of the lock file
+# ---------------------------------------------------------------- writing
 
 
 class Turn:
-    """A lock among the threads of a process that nothing can leave held.
+    """The right to write, which one has among all threads and processes. Raises Unavailable.
 
-    It is held by an object as long as that lives, and only the frame of its holder knows the
-    object. Whatever ends that frame, an exception, a signal, Ctrl-C between any two
-    instructions, ends the object, and the turn is free. Who waits looks again and again.
+    1. Stand in the queue of this process's threads until first, then wait for the lock among
+       processes, for BUSY_SECONDS in all.
+    2. Let go at the end. The place in the queue is an object that only this one knows.
+       Whatever ends this, an exception, a signal, Ctrl-C between any two instructions, ends
+       that object, and the next is first: no line of code has to run for that. (So this is no
+       @contextmanager: a generator can outlive the exception that ended it.)
     """
 
-    class Holder:
-        """What holds the turn by being alive."""
+    class Place:
+        """What stands in the queue as long as it lives."""
 
-    def __init__(self) -> None:
-        self._mutex = threading.Lock()
-        self._holder: Callable[[], Turn.Holder | None] = lambda: None
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._place: Turn.Place | None = None
+
+    def __enter__(self) -> Any:
+        database, deadline = self._database, time.monotonic() + BUSY_SECONDS
+        try:
+            database.refuse_children()
+            self._place = self.Place()
+            database.queue.append(weakref.ref(self._place))
+            while not (self._is_first() and database.lock_file.acquire(WRITES)):
+                if time.monotonic() >= deadline:
+                    raise Unavailable("The database is locked by another writer.")
+                time.sleep(random.uniform(0.0001, 0.001))
+        except BaseException:
+            self._let_go(None)
+            raise
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        self._let_go(error)
+
+    def __del__(self) -> None:
+        self._let_go(None)
+
+    def _is_first(self) -> bool:
+        queue = self._database.queue
+        with self._database.queue_lock:
+            while (first := queue[0]()) is None:
+                queue.popleft()
+            return first is self._place
+
+    def _let_go(self, error: BaseException | None) -> None:
+        if self._place:
+            self._database.lock_file.unlock[WRITES]()
+        self._place = None
+
+
+class Write(Turn):
+    """A transaction that writes: BEGIN, and COMMIT at the end, or roll back on any exception.
+
+    Where the WAL has grown long, it is emptied before the turn ends. No other connection may
+    commit while one checkpoints: SQLite 3.7.0 to 3.51.2 can lose a committed write otherwise
+    ("the WAL-reset bug", sqlite.org/wal.html).
+    """
+
+    _conn: Connection | None = None
+
+    def __enter__(self) -> Any:
+        super().__enter__()
+        try:
+            self._conn = conn = self._database.lend()
+            # IMMEDIATE: a transaction that reads first and writes later fails at once
+            # with "database is locked" if somebody else wrote in between.
+            conn.execute("BEGIN IMMEDIATE")
+            conn.now = self._database.now()
+        except BaseException as error:
+            self._let_go(error)
+            if is_fault(error):
+                raise unavailable(error) from error
+            raise
+        return conn
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        failure = error
+        try:
+            if error is None and self._conn:
+                self._conn.execute("COMMIT")
+                self._empty_wal(self._conn)
+        except BaseException as of_commit:
+            failure = of_commit
+        self._let_go(failure)
+        if is_fault(failure):
+            raise unavailable(failure) from failure
+        if failure and failure is not error:
+            raise failure
+
+    def _let_go(self, error: BaseException | None) -> None:
+        conn, self._conn = self._conn, None
+        try:
+            if conn:
+                self._database.take_back(conn, error)
+        finally:
+            super()._let_go(error)
+
+    def _empty_wal(self, conn: Connection) -> None:
+        # While reads overlap, some of them always need the WAL, and SQLite can never begin it
+        # anew by itself. TRUNCATE waits until those who read now have ended; who comes later
+        # finds all in the database and needs no WAL.
+        with suppress(OSError, sqlite3.Error):
+            if os.path.getsize(self._database.path + "-wal") > WAL_BYTES:
+                conn.execute(f"PRAGMA busy_timeout = {RESTART_SECONDS * 1000:.0f}")
+                try:
+                    conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                finally:
+                    conn.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
+
+
+class Batch(Write):
+    """The same for many writes. Each is a part that can be taken back by itself."""
+
+    def __enter__(self) -> Batch:
+        super().__enter__()
+        return self
 
     @contextmanager
-    def taken(self, deadline: float) -> Iterator[None]:
-        """Have the turn. Raises Unavailable at the deadline, by time.monotonic()."""
-        me = self.Holder()
+    def write(self) -> Iterator[Connection]:
+        """A part, which is kept at the end, or taken back on any exception."""
+        conn = self._conn
+        assert conn
+        conn.execute("SAVEPOINT part")
         try:
-            while not self._take(weakref.ref(me)):
-                _wait(deadline)
-            yield
-        finally:
-            del me  # a traceback may keep the frame
+            conn.now = self._database.now()
+            yield conn
+            conn.execute("RELEASE part")
+        except BaseException as error:
+            if is_fault(error):  # the batch is over, and with it this part of it
+                raise unavailable(error) from error
+            conn.execute("ROLLBACK TO part")
+            conn.execute("RELEASE part")
+            raise
 
-    def _take(self, holder: Callable[[], Holder | None]) -> bool:
-        with self._mutex:
-            if free := self._holder() is None:
-                self._holder = holder
-            return free
+
+# ---------------------------------------------------------------- locks
+
+WRITES, DELIVERS = 0, 1  # bytes of the lock file
 
 
 class LockFile:
@@ -413,16 +465,8 @@ class LockFile:
         self._database, self._path = database, database + "-lock"
         self._opening = threading.Lock()
         self._fd: int | None = None
-
-    @contextmanager
-    def locked(self, byte: int, deadline: float) -> Iterator[None]:
-        """Hold the lock. Raises Unavailable at the deadline, by time.monotonic()."""
-        try:
-            while not self.acquire(byte):
-                _wait(deadline)
-            yield
-        finally:
-            self.release(byte)  # no harm where it is not held
+        # Lets go of each byte in one call that no signal can come before; these do nothing.
+        self.unlock: list[Callable[[], object]] = [int, int]
 
     def acquire(self, byte: int) -> bool:
         """Whether the lock is ours, now or still. Raises Unavailable if it cannot be had."""
@@ -430,8 +474,9 @@ class LockFile:
             with self._opening:
                 if self._fd is None or not self._is_current(self._fd):
                     self._close()
-                    self._fd = self._open()
-                _lock_byte(self._fd, byte, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    self._fd = fd = self._open()
+                    self.unlock = [_set_lock(fd, n, fcntl.LOCK_UN) for n in (WRITES, DELIVERS)]
+                _set_lock(self._fd, byte, fcntl.LOCK_EX | fcntl.LOCK_NB)()
                 return self._is_current(self._fd)
         except (BlockingIOError, PermissionError) as error:
             if error.errno in (errno.EAGAIN, errno.EACCES) and error.filename is None:
@@ -440,19 +485,13 @@ class LockFile:
         except OSError as error:
             raise Unavailable(f"The database cannot be locked ({error}).") from error
 
-    def release(self, byte: int) -> None:
-        """Let go of the lock."""
-        if self._fd is not None:
-            with suppress(OSError):
-                _lock_byte(self._fd, byte, fcntl.LOCK_UN)
-
     def close(self) -> None:
         """Let go of all locks, and of the file."""
         with self._opening:
             self._close()
 
     def _close(self) -> None:
-        fd, self._fd = self._fd, None
+        fd, self._fd, self.unlock = self._fd, None, [int, int]
         if fd is not None:
             os.close(fd)
 
@@ -474,21 +513,15 @@ class LockFile:
             return False
 
 
-def _lock_byte(fd: int, byte: int, how: int) -> None:
-    if sys.platform == "linux":
-        # The locks of lockf() belong to the process, which loses all of them when any part of
-        # it opens and closes the file. These belong to the open file.
-        kind = fcntl.F_UNLCK if how == fcntl.LOCK_UN else fcntl.F_WRLCK
-        lock = struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
-    else:
-        fcntl.lockf(fd, how, 1, byte)
-
-
-def _wait(deadline: float) -> None:
-    if time.monotonic() >= deadline:
-        raise Unavailable("The database is locked by another writer.")
-    time.sleep(random.uniform(0.0001, 0.001))
+def _set_lock(fd: int, byte: int, how: int) -> Callable[[], object]:
+    """The system call that locks or unlocks the byte; it raises OSError."""
+    if sys.platform != "linux":
+        return partial(fcntl.lockf, fd, how, 1, byte)
+    # The locks of lockf() belong to the process, which loses all of them when any part of it
+    # opens and closes the file. These belong to the open file.
+    kind = fcntl.F_UNLCK if how == fcntl.LOCK_UN else fcntl.F_WRLCK
+    lock = struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
+    return partial(fcntl.fcntl, fd, fcntl.F_OFD_SETLK, lock)
 
 
 # ---------------------------------------------------------------- faults
@@ -515,11 +548,12 @@ _FILE_AT_FAULT = {
 }
 
 
-def _code(error: BaseException) -> int:
+def _code(error: BaseException | None) -> int:
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
 
 
-def _is_fault(error: BaseException) -> bool:
+def is_fault(error: BaseException | None) -> TypeGuard[BaseException]:
+    """Whether the database is at fault, and not whoever uses it."""
     # All that SQLite complains of is the fault of the file or the machine, as the statements
     # are ours and tested, and what they are given was checked: damage shows as a broken rule,
     # as an unknown column, or as text that is not UTF-8, in a value or in SQLite's own words.
@@ -527,7 +561,8 @@ def _is_fault(error: BaseException) -> bool:
     return isinstance(error, (sqlite3.Error, UnicodeDecodeError)) and not misused
 
 
-def _unavailable(error: BaseException) -> Unavailable:
+def unavailable(error: BaseException) -> Unavailable:
+    """The fault in words."""
     return Unavailable(f"The database {_WORDS.get(_code(error), 'is damaged')} ({error}).")
 
 

@@ -17,7 +17,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
@@ -416,12 +416,17 @@ def read_query(
 # ---------------------------------------------------------------- the application
 
 
-class Engine(Protocol):
+class Writer(Protocol):
+    """What begins transactions that write: an engine, each by itself, or a batch of it."""
+
+    def write(self) -> AbstractContextManager[Any]: ...
+
+
+class Engine(Writer, Protocol):
     """The transactions that an application needs; see plumbing."""
 
-    def read(self) -> Any: ...
-    def write(self) -> Any: ...
-    def batch(self) -> Any: ...
+    def read(self) -> AbstractContextManager[Any]: ...
+    def batch(self) -> AbstractContextManager[Writer]: ...
 
 
 class Application:
@@ -472,11 +477,11 @@ class Application:
         calls: list[Call] = []
         broken = False
         try:
-            with self._engine.batch():
+            with self._engine.batch() as batch:
                 for environ in environs:
                     calls.append(call := self._receive(environ))
                     try:
-                        self._handle(call)
+                        self._handle(call, batch)
                     except Unavailable:
                         broken = True
                         raise
@@ -525,13 +530,13 @@ class Application:
                 ) from None
         raise Problem(404, "There is nothing at this path; /openapi.json tells what there is.")
 
-    def _handle(self, call: Call) -> None:
+    def _handle(self, call: Call, writer: Writer) -> None:
         """Have the request answered in a transaction. Raises Unavailable, and nothing else."""
         if call.answered:
             return
         reading = call.route.method == "GET"
         try:
-            with self._engine.read() if reading else self._engine.write() as call.conn:
+            with self._engine.read() if reading else writer.write() as call.conn:
                 call.answered = call.route.handler(call, **call.ids)
         except Unavailable:
             raise
@@ -540,7 +545,7 @@ class Application:
 
     def _answer_alone(self, call: Call) -> None:
         try:
-            self._handle(call)
+            self._handle(call, self._engine)
         except Unavailable as error:
             call.answered = self._problem_of(error).answer
         else:

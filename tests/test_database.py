@@ -1,5 +1,6 @@
 """What the database holds to, whoever writes; and what becomes of a request when it cannot."""
 
+import io
 import json
 import os
 import random
@@ -397,6 +398,72 @@ def test_a_damaged_database_is_told_as_such_and_never_a_defect(make_app, api, tm
     assert statuses.keys() == {200, 503}
 
 
+@pytest.mark.parametrize("seed", range(1, 51))
+def test_a_damaged_schema_is_told_as_such_and_never_a_defect(small_database, tmp_path, seed):
+    """Flipped bytes in the text of the schema, before the start and under a running tracker."""
+    chance = random.Random(seed)
+    whole = small_database
+    begin = whole.index(b"CREATE TABLE users")  # somewhere among the pages of the schema
+    places = [chance.randrange(max(100, begin - 8000), begin + 8000) for _ in range(1 + seed % 7)]
+    damaged = bytearray(whole)
+    for place in places:
+        damaged[place] ^= 1 << chance.randrange(8)
+    before, under = tmp_path / "before.db", tmp_path / "under.db"
+    before.write_bytes(damaged)
+    under.write_bytes(whole)
+    with closing(tracker.create_app(under, smtp="", output=io.StringIO())) as app:
+        under.write_bytes(damaged)
+        statuses = use_all(Api(app))
+    try:
+        with closing(tracker.create_app(before, smtp="", output=io.StringIO())) as app:
+            statuses |= use_all(Api(app))
+    except Unavailable:
+        pass
+    assert statuses <= {200, 201, 202, 204, 404, 409, 412, 422, 503}
+
+
+@pytest.fixture(scope="module")
+def small_database(tmp_path_factory):
+    path = tmp_path_factory.mktemp("small") / "tickets.db"
+    with closing(tracker.create_app(path, smtp="", output=io.StringIO())) as app:
+        api = Api(app)
+        api.user("Max")
+        api.project()
+        for n in range(5):
+            api.ticket(title=f"T {n}", assignees=[1])
+    with closing(sqlite3.connect(path)) as conn:
+        conn.execute("PRAGMA journal_mode = DELETE")
+        conn.execute("PRAGMA journal_mode = WAL")
+    return path.read_bytes()
+
+
+def use_all(api):
+    """Read and write whatever there is; the statuses of the answers."""
+    calls = [
+        *[("GET", f"/{kind}", None) for kind in ("users", "projects", "tickets", "emails")],
+        *[("GET", f"/{kind}/1", None) for kind in ("users", "projects", "tickets", "emails")],
+        ("GET", "/tickets?text=T+1&sort=updated", None),
+        ("GET", "/health", None),
+        ("POST", "/users", {"name": "Dave", "email": "dave@example.com"}),
+        ("POST", "/projects", {"name": "Shop"}),
+        ("POST", "/tickets", {"title": "T", "project_id": 1, "status": "open", "assignees": [1]}),
+        ("PATCH", "/tickets/1", {"status": "closed", "title": "Done"}),
+        ("PUT", "/tickets/2/assignees/2", None),
+        ("DELETE", "/tickets/3/assignees/1", None),
+        ("GET", "/tickets/1/history", None),
+        ("POST", "/emails/1/retry", None),
+        ("DELETE", "/users/1", None),
+        ("DELETE", "/projects/2", None),
+    ]
+    statuses = set()
+    for method, path, body in calls:
+        more = (
+            {"body": json.dumps(body).encode(), "content_type": "application/json"} if body else {}
+        )
+        statuses.add(api.request(path, method=method, status="*", **more).status_code)
+    return statuses
+
+
 def test_many_that_create_one_database_at_once_do_not_meet(tmp_path):
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)  # more ways to meet
@@ -751,7 +818,7 @@ child = os.fork()
 if not child:
     time.sleep(5)  # with the file open, as after a fork in the middle of a write
     os._exit(0)
-lock.release(WRITES)
+lock.unlock[WRITES]()
 print(LockFile(sys.argv[1]).acquire(WRITES))
 os.kill(child, 9)
 """
