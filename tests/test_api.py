@@ -109,6 +109,30 @@ def test_a_project_name_is_taken_whatever_its_case(api, name):
     assert api.problem("POST", "/projects", {"name": name})["status"] == 409
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Stra\u00dfe", "STRASSE"),
+        ("Caf\u00e9", "Cafe\u0301"),
+        ("\u00c5ngstr\u00f6m", "A\u030angstro\u0308m"),
+        ("\u6f22\u5b57 1", "\u6f22\ufe00\u5b57 1"),
+        (
+            "\u0645\u06cc\u062e\u0648\u0627\u0647\u0645",
+            "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+        ),
+        ("The shop", "The  shop"),
+        ("The shop", "The\u00a0shop"),
+        ("K\u00e4se", "K\u00e4\u00adse"),
+    ],
+)
+def test_a_project_name_that_reads_the_same_is_taken(api, one, other):
+    api.project(one)
+    api.project("Something else")
+    assert api.problem("POST", "/projects", {"name": other})["status"] == 409
+    assert api.problem("PUT", "/projects/2", {"name": other})["status"] == 409
+    assert api.put_json("/projects/1", {"name": other}).json["name"] == other
+
+
 def test_a_project_with_tickets_is_not_deleted_and_the_answer_counts_them(api):
     api.project()
     api.ticket()
@@ -221,6 +245,102 @@ def test_a_change_that_changes_nothing_leaves_no_trace(api, cast, clock):
         assert answer.headers["ETag"] == before.headers["ETag"]
     assert api.get("/tickets/1/history").json == []
     assert [email["id"] for email in api.emails()] == [email["id"] for email in mail]
+
+
+@pytest.mark.parametrize(
+    ("description", "again"),
+    [
+        (None, ""),
+        ("", None),
+        ("One\nTwo", "One\r\nTwo"),
+        ("One\r\nTwo", "One\rTwo"),
+        ("Caf\u00e9", "Cafe\u0301"),
+    ],
+)
+def test_a_text_that_reads_the_same_is_no_change(api, cast, clock, description, again):
+    before = api.ticket(assignees=[1], title="Caf\u00e9", description=description)
+    mails = api.emails()
+    clock.advance(seconds=1)
+    assert api.change(1, description=again, title="Cafe\u0301") == before
+    assert api.put_json("/tickets/1", before | {"description": again}).json == before
+    assert api.get("/tickets/1/history").json == []
+    assert api.emails() == mails
+    changed = api.change(1, description=again, status="closed")
+    assert changed["description"] == description
+    assert api.get("/tickets/1/history").json[0]["changes"].keys() == {"status"}
+
+
+def test_a_change_of_case_only_is_a_change_and_is_found(api, cast):
+    api.ticket(title="\u00c4rger mit Max", description="ABC")
+    assert api.change(1, title="\u00e4rger MIT max")["title"] == "\u00e4rger MIT max"
+    for text in ("\u00c4RGER", "\u00e4rger mit", "max", "abc"):
+        assert len(api.get("/tickets", {"text": text}).json) == 1
+    for n in range(70):  # beyond those that are looked at one by one
+        api.ticket(title=f"Other {n}")
+    api.change(1, title="\u00c4RGER mit max")
+    assert [ticket["id"] for ticket in api.get("/tickets", {"text": "\u00e4rger"}).json] == [1]
+
+
+def test_two_characters_of_the_edge_of_unicode_are_two_to_the_search(api):
+    api.project()
+    for n in range(70):
+        api.ticket(title=("a\ufffeb", "a\ufffdb")[n % 2] + str(n))
+    found = api.get("/tickets", {"text": "a\ufffeb", "limit": 100}).json
+    assert len(found) == 35
+    assert all("\ufffe" in ticket["title"] for ticket in found)
+
+
+def test_a_search_does_not_run_from_the_title_into_the_description(api):
+    api.project()
+    api.ticket(title="One", description="Two")
+    for text in ("onetwo", "one two", "one\ntwo", "e\nT"):
+        assert api.get("/tickets", {"text": text}).json == []
+
+
+def test_a_ticket_has_at_most_100_assignees(api):
+    api.project()
+    users = [api.user(f"User {n}", f"u{n}@example.com")["id"] for n in range(101)]
+    body = {"title": "T", "project_id": 1, "status": "open", "assignees": users}
+    told = api.problem("POST", "/tickets", body)
+    assert (told["status"], told["errors"]) == (
+        422,
+        [{"pointer": "#/assignees", "detail": "must have at most 100 users"}],
+    )
+    assert len(api.ticket(assignees=users[:100] * 5)["assignees"]) == 100  # each counts once
+    told = api.problem("PUT", "/tickets/1/assignees/101")
+    assert (told["status"], told["errors"][0]["pointer"]) == (422, "#/assignees")
+    assert api.put("/tickets/1/assignees/100", status=200)
+    assert api.problem("PATCH", "/tickets/1", {"assignees": users})["status"] == 422
+    assert api.delete("/tickets/1/assignees/1", status=200)
+    assert len(api.put("/tickets/1/assignees/101", status=200).json["assignees"]) == 100
+
+
+def test_a_comment_alone_is_a_change_and_is_mailed(api, cast, clock):
+    api.ticket(assignees=[1])
+    clock.advance(seconds=1)
+    changed = api.change(1, comment=" It happens only under load. ")
+    assert changed["updated_at"] == "2026-11-22T10:32:01.123Z"
+    (entry,) = api.get("/tickets/1/history").json
+    assert (entry["comment"], entry["changes"]) == ("It happens only under load.", {})
+    assert len(api.emails()) == 2
+    for nothing in (None, "", "  "):
+        assert api.change(1, comment=nothing) == changed
+    assert len(api.get("/tickets/1/history").json) == 1
+    put = changed | {"status": "closed", "comment": "Done."}
+    assert "comment" not in api.put_json("/tickets/1", put).json
+    assert api.get("/tickets/1/history").json[1]["comment"] == "Done."
+    assert api.problem("PATCH", "/tickets/1", {"comment": 7})["errors"][0]["pointer"] == "#/comment"
+    assert api.problem("POST", "/tickets", put)["status"] == 422
+
+
+def test_who_changed_it_is_what_the_host_application_says(api, cast):
+    api.ticket()
+    api.patch_json("/tickets/1", {"status": "closed"}, extra_environ={"REMOTE_USER": "dave"})
+    api.patch_json("/tickets/1", {"status": "open"}, extra_environ={"REMOTE_USER": ""})
+    api.put("/tickets/1/assignees/1", extra_environ={"REMOTE_USER": "max@example.com"})
+    api.delete("/users/1", extra_environ={"REMOTE_USER": "dave"})
+    told = [entry["by"] for entry in api.get("/tickets/1/history").json]
+    assert told == ["dave", None, "max@example.com", "dave"]
 
 
 def test_users_are_assigned_and_unassigned_one_by_one(api, cast):

@@ -24,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from waitress.adjustments import Adjustments
 
+import db
 import tracker
 from plumbing import web
 from plumbing.server import Parser
@@ -1193,6 +1194,7 @@ def searching(text):
 
 LONG = ("a" * 4999 + "b") * 2
 MARKS = "\u0344" * 5000 + "\u0316" * 5000  # in an order that normalization has to sort
+EVERYBODY = b",".join(b"%d" % n for n in range(1, 101))
 EXPENSIVE = [
     ("60,000 brackets", ("POST", "/tickets", b"[" * 60_000)),
     ("5,000 unknown fields", ("POST", "/tickets", MANY_FIELDS)),
@@ -1208,6 +1210,16 @@ EXPENSIVE = [
     ("a search for what is almost there", searching("a" * 4000 + "bab")),
     ("a search for 10,000 emoji", searching("🙂" * 10_000)),
     ("a search for combining marks", searching(MARKS)),
+    ("100 assignees", ("POST", "/tickets", ticket_with(assignees=[*range(1, 101)]))),
+    ("no assignees", ("PATCH", "/tickets/21", b'{"assignees": []}')),
+    ("100 others", ("PATCH", "/tickets/20", b'{"assignees": [%s]}' % EVERYBODY)),
+    ("a user 20,000 times", ("POST", "/tickets", ticket_with(assignees=[5] * 20_000))),
+    ("a comment", ("PATCH", "/tickets/21", json.dumps({"comment": "ǰ" * 10_000}).encode())),
+    (
+        "a new description",
+        ("PATCH", "/tickets/1", json.dumps({"description": "ΐ" * 9999}).encode()),
+    ),
+    ("all users named", ("DELETE", "/users/7")),
     ("a description of combining marks", ("POST", "/tickets", ticket_with(description=MARKS))),
 ]
 
@@ -1216,6 +1228,9 @@ def test_no_request_costs_more_than_it_should(api, app):
     api.project()
     for _ in range(20):
         api.ticket(description=LONG)
+    with app.database.write() as conn:
+        for n in range(100):
+            db.create_user(conn, {"name": "x" * 100, "email": f"{n}{'y' * 60}@example.com"})
     costs = {}
     for name, request in EXPENSIVE:
         began = time.thread_time()
