@@ -72,10 +72,11 @@ def open_database(
     return Database(location, schema, clock, progress)
 
 
-# ---------------------------------------------------------------- what all of it needs
+# ---------------------------------------------------------------- documents and pages
 
 
-def _get(conn: Connection, what: str, id: int) -> bytes:
+def get(conn: Connection, what: str, id: int) -> bytes:
+    """The document of a "user", "project", "ticket", "email" or "full_email". Raises NotFound."""
     row: tuple[bytes] | None = conn.execute(
         f"SELECT CAST(document AS BLOB) FROM {what}_documents WHERE id = :id", {"id": id}
     ).fetchone()
@@ -108,7 +109,10 @@ def _page(conn: Connection, what: str, places: str, values: dict[str, Any], limi
     return Page(b"[%b]" % (document or b""), None if id is None else (str(place), id))
 
 
-_BY_ID = "SELECT '' AS place, id FROM {} WHERE id >= coalesce(:start, 0) ORDER BY id"
+def list_by_id(conn: Connection, what: str, start: Start | None, limit: int) -> Page:
+    """All of "user" or "project", by id."""
+    places = f"SELECT '' AS place, id FROM {what}s WHERE id >= :start ORDER BY id"
+    return _page(conn, what, places, {"start": start[1] if start else 0}, limit)
 
 
 @contextmanager
@@ -123,14 +127,10 @@ def _unique(conn: Connection, what: str, value: str) -> Iterator[None]:
 # ---------------------------------------------------------------- users and projects
 
 
-def list_users(conn: Connection, start: Start | None, limit: int) -> Page:
-    """Users by id."""
-    return _page(conn, "user", _BY_ID.format("users"), {"start": start and start[1]}, limit)
-
-
-def get_user(conn: Connection, user_id: int) -> bytes:
-    """The document of the user. Raises NotFound."""
-    return _get(conn, "user", user_id)
+def find_user_name(conn: Connection, email: str) -> str | None:
+    """The name of the user with that address, if there is one."""
+    row = conn.execute("SELECT name FROM users WHERE email = :email", {"email": email}).fetchone()
+    return row and str(row[0])
 
 
 def create_user(conn: Connection, user: dict[str, Any]) -> int:
@@ -153,22 +153,12 @@ def delete_user(conn: Connection, user_id: int, by: str | None = None) -> Iterat
     """
     tickets = conn.execute("SELECT ticket_id FROM assignments WHERE user_id = :id", {"id": user_id})
     for (ticket_id,) in tickets.fetchall():
-        ticket = json.loads(get_ticket(conn, ticket_id))
+        ticket = json.loads(get(conn, "ticket", ticket_id))
         others = [user["id"] for user in ticket["assignees"] if user["id"] != user_id]
         _, change = update_ticket(conn, ticket, {"assignees": others}, by=by)
         if change:
             yield change
     conn.execute("DELETE FROM users WHERE id = :id", {"id": user_id})
-
-
-def list_projects(conn: Connection, start: Start | None, limit: int) -> Page:
-    """Projects by id, with their ticket counts."""
-    return _page(conn, "project", _BY_ID.format("projects"), {"start": start and start[1]}, limit)
-
-
-def get_project(conn: Connection, project_id: int) -> bytes:
-    """The document of the project, with its ticket counts. Raises NotFound."""
-    return _get(conn, "project", project_id)
 
 
 def create_project(conn: Connection, project: dict[str, Any]) -> int:
@@ -187,7 +177,7 @@ def update_project(conn: Connection, project_id: int, project: dict[str, Any]) -
 
 def delete_project(conn: Connection, project_id: int) -> None:
     """Delete the project. Raises Conflict, with the counts, if it has tickets."""
-    counts = json.loads(get_project(conn, project_id))["tickets"]
+    counts = json.loads(get(conn, "project", project_id))["tickets"]
     if any(counts.values()):
         told = ", ".join(f"{count} {status}" for status, count in counts.items())
         raise Conflict(f"The project still has tickets: {told}.", tickets=counts)
@@ -293,11 +283,6 @@ def _is_rare(conn: Connection, text: str, filtered: object) -> bool:
     return bool(found < common)
 
 
-def get_ticket(conn: Connection, ticket_id: int) -> bytes:
-    """The document of the ticket, with its assignees. Raises NotFound."""
-    return _get(conn, "ticket", ticket_id)
-
-
 def list_missing(conn: Connection, table: str, ids: Iterable[int]) -> list[int]:
     """Those of the ids that `table`, "users" or "projects", does not have."""
     rows = conn.execute(
@@ -319,7 +304,7 @@ def create_ticket(
         {**ticket, "now": conn.now, "text": _searched(ticket), "assignees": None},
     )
     _assign(conn, ticket_id, set(ticket["assignees"]))
-    document = get_ticket(conn, ticket_id)
+    document = get(conn, "ticket", ticket_id)
     if not ticket["assignees"]:
         return document, None
     return document, _record(conn, conn.now, json.loads(document), None, by, None)
@@ -346,7 +331,7 @@ def update_ticket(
     present = {user["id"] for user in ticket["assignees"]}
     wanted = set(fields.get("assignees", present))
     if not changed and wanted == present and not comment:
-        return get_ticket(conn, ticket["id"]), None
+        return get(conn, "ticket", ticket["id"]), None
 
     # The clock may have been set back: a ticket is never changed before it was.
     now = max(conn.now, ticket["updated_at"] or ticket["created_at"])
@@ -362,7 +347,7 @@ def update_ticket(
         "DELETE FROM assignments WHERE ticket_id = :ticket AND user_id = :user",
         [{"ticket": ticket["id"], "user": user_id} for user_id in present - wanted],
     )
-    document = get_ticket(conn, ticket["id"])
+    document = get(conn, "ticket", ticket["id"])
     after = json.loads(document)
     changes: Changes = {
         field: {"from": ticket[field], "to": value} for field, value in changed.items()
@@ -377,7 +362,7 @@ def update_ticket(
 
 def list_history(conn: Connection, ticket_id: int, start: Start | None, limit: int) -> Page:
     """The changes of the ticket, oldest first. Raises NotFound."""
-    get_ticket(conn, ticket_id)
+    get(conn, "ticket", ticket_id)
     changes = """
         SELECT '' AS place, id
           FROM history
@@ -450,11 +435,6 @@ def list_emails(
     return _page(conn, "email", places, {"ticket": ticket_id, "start": start and start[1]}, limit)
 
 
-def get_email(conn: Connection, email_id: int) -> bytes:
-    """The document of the mail, with its body. Raises NotFound."""
-    return _get(conn, "full_email", email_id)
-
-
 def queue_emails(
     conn: Connection, history_id: int, subject: str, body: str, user_ids: Iterable[int]
 ) -> None:
@@ -483,89 +463,132 @@ def retry_email(conn: Connection, email_id: int) -> None:
 
     Raises NotFound, and Conflict if it is sent already.
     """
-    if json.loads(get_email(conn, email_id))["state"] == "sent":
+    if json.loads(get(conn, "email", email_id))["state"] == "sent":
         raise Conflict(f"Email {email_id} is already sent.")
-    conn.execute(
-        """
+    _queue_again(conn, "id = :id", {"id": email_id})
+
+
+def retry_emails(conn: Connection) -> int:
+    """Queue all failed mail anew; how much there was."""
+    return _queue_again(conn, "state = 'failed'", {})
+
+
+def _queue_again(conn: Connection, which: str, values: dict[str, Any]) -> int:
+    set_mail_error(conn, None)
+    return conn.execute(
+        f"""
         UPDATE emails
-           SET state = 'queued', attempts = 0, error = NULL, next_attempt_at = :now
-         WHERE id = :id""",
-        {"id": email_id, "now": conn.now},
-    )
-    set_mail_server(conn, "ok")
+           SET state = 'queued', attempts = 0, uncertain = 0, error = NULL, next_attempt_at = :now
+         WHERE {which}""",
+        values | {"now": conn.now},
+    ).rowcount
 
 
-def list_due(conn: Connection, limit: int) -> list[dict[str, Any]]:
-    """The mail whose time has come, the longest due first, with the addresses as they are now.
+class Due(NamedTuple):
+    """A mail whose time has come, as it is queued; a retry by hand would change that."""
 
-    Of each: id, attempts, subject, body, message_id, address, ticket_id, ticket_created_at,
-    token, domain.
+    id: int
+    attempts: int
+    uncertain: int
+    next_attempt_at: str
+
+
+def list_due(conn: Connection, longest: str, limit: int) -> list[Due]:
+    """The mail whose time has come, the longest due first.
+
+    `longest` is the time after the longest wait: what is later was written by a wrong clock.
     """
     rows = conn.execute(
         """
-        SELECT emails.id, attempts, subject, body, message_id,
+        SELECT id, attempts, uncertain, next_attempt_at
+          FROM emails
+         WHERE next_attempt_at <= :now OR next_attempt_at > :longest  -- only what is queued has one
+         ORDER BY next_attempt_at, id
+         LIMIT :limit""",
+        {"now": conn.now, "longest": longest, "limit": limit},
+    )
+    return [Due(*row) for row in rows]
+
+
+def get_outgoing(conn: Connection, email_id: int) -> dict[str, Any]:
+    """All that is needed to compose a mail, with the address as it is now.
+
+    id, message_id, address, subject, body, changed_at, ticket_id, ticket_created_at,
+    project_id, project, token, domain.
+    """
+    rows = conn.execute(
+        """
+        SELECT emails.id, message_id, subject, body, changed_at,
                CASE WHEN user_id IS NULL THEN address ELSE users.email END AS address,
-               ticket_id, tickets.created_at AS ticket_created_at, token, domain
+               ticket_id, tickets.created_at AS ticket_created_at,
+               project_id, projects.name AS project, token, domain
           FROM emails
           JOIN history ON history.id = emails.history_id
           LEFT JOIN users ON users.id = emails.user_id
           LEFT JOIN tickets ON tickets.id = history.ticket_id
+          LEFT JOIN projects ON projects.id = tickets.project_id
          CROSS JOIN system
-         WHERE next_attempt_at <= :now  -- only what is queued has one
-         ORDER BY next_attempt_at, emails.id
-         LIMIT :limit""",
-        {"now": conn.now, "limit": limit},
+         WHERE emails.id = :id""",
+        {"id": email_id},
     )
     names = [column[0] for column in rows.description]
-    return [dict(zip(names, row, strict=True)) for row in rows]
+    return dict(zip(names, rows.fetchone(), strict=True))
 
 
-def record_sent(conn: Connection, email_id: int, address: str) -> None:
-    """The server took the mail for this address."""
+def record_sent(conn: Connection, due: Due, address: str) -> None:
+    """The server took the mail for this address; no matter for what was queued anew to another."""
     conn.execute(
         """
         UPDATE emails
            SET state = 'sent', attempts = attempts + 1, error = NULL,
                address = :address, next_attempt_at = NULL, sent_at = :now
-         WHERE id = :id AND state = 'queued'""",
-        {"id": email_id, "address": address, "now": conn.now},
+         WHERE id = :id AND state <> 'sent'
+           AND (next_attempt_at = :next_attempt_at
+                OR :address = coalesce((SELECT email FROM users WHERE id = user_id), address))""",
+        due._asdict() | {"address": address, "now": conn.now},
     )
 
 
-def record_failure(conn: Connection, email_id: int, error: str, again: str | None) -> None:
-    """An attempt failed; the next one is at `again`, or the mail is failed for good."""
-    conn.execute(
+def record_failure(
+    conn: Connection, due: Due, address: str | None, error: str, uncertain: int, again: str | None
+) -> bool:
+    """An attempt failed; the next one is at `again`, or the mail is failed for good.
+
+    Whether it was written down: not for what was queued anew meanwhile.
+    """
+    rows = conn.execute(
         """
         UPDATE emails
            SET state = CASE WHEN :again IS NULL THEN 'failed' ELSE 'queued' END,
-               attempts = attempts + 1, error = :error, next_attempt_at = :again,
-               address = coalesce((SELECT email FROM users WHERE id = user_id), address)
-         WHERE id = :id AND state = 'queued'""",
-        {"id": email_id, "error": error, "again": again},
+               attempts = attempts + 1, uncertain = :uncertain, error = :error,
+               next_attempt_at = :again, address = coalesce(:address, address)
+         WHERE id = :id AND next_attempt_at = :next_attempt_at""",
+        due._asdict()
+        | {"address": address, "error": error, "uncertain": uncertain, "again": again},
     )
+    return rows.rowcount == 1
 
 
-class MailServer(NamedTuple):
-    """What the deliverer last learned of the mail server; see the table in schema.sql."""
-
-    state: str
-    error: str | None
-    ask_again_at: str | None
-
-
-def get_mail_server(conn: Connection) -> MailServer:
-    """What the deliverer last learned of the mail server."""
-    return MailServer(*conn.execute("SELECT server, error, ask_again_at FROM system").fetchone())
-
-
-def set_mail_server(
-    conn: Connection, state: str, error: str | None = None, ask_again_at: str | None = None
-) -> None:
-    """Write down what was learned; "ok" has the server asked at once."""
+def give_up(conn: Connection, email_id: int, error: str) -> None:
+    """Have a mail failed whatever is in its row."""
     conn.execute(
-        "UPDATE system SET server = :state, error = :error, ask_again_at = :again",
-        {"state": state, "error": error, "again": ask_again_at},
+        """
+        UPDATE emails
+           SET state = 'failed', error = :error, next_attempt_at = NULL, sent_at = NULL
+         WHERE id = :id""",
+        {"id": email_id, "error": error},
     )
+
+
+def get_mail_error(conn: Connection) -> str | None:
+    """What is wrong with the mail server, as far as the deliverer knows."""
+    row: tuple[str | None] = conn.execute("SELECT error FROM system").fetchone()
+    return row[0]
+
+
+def set_mail_error(conn: Connection, error: str | None) -> None:
+    """Write down what is wrong; None has the server asked at once."""
+    conn.execute("UPDATE system SET error = :error", {"error": error})
 
 
 def begin_delivery(conn: Connection, domain: str) -> None:
@@ -573,7 +596,7 @@ def begin_delivery(conn: Connection, domain: str) -> None:
 
     `domain` is that of the Message-IDs, unless mail was delivered before.
     """
-    set_mail_server(conn, "ok")
+    set_mail_error(conn, None)
     conn.execute("UPDATE system SET domain = :domain WHERE domain IS NULL", {"domain": domain})
 
 

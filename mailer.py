@@ -7,61 +7,69 @@ SMTP is spoken.
 
 from __future__ import annotations
 
-import atexit
-import binascii
 import json
 import logging
-import os
 import random
 import re
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from email.header import Header
 from email.utils import format_datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING or not __package__:
     import db
     from plumbing import Unavailable
-    from plumbing.smtp import Failure
+    from plumbing.message import Message, named
+    from plumbing.refusal import Failure
+    from plumbing.worker import Worker
 else:
     from . import db
     from .plumbing import Unavailable
-    from .plumbing.smtp import Failure
+    from .plumbing.message import Message, named
+    from .plumbing.refusal import Failure
+    from .plumbing.worker import Worker
 
 log = logging.getLogger("tracker.mail")
 
-FIRST_RETRY = timedelta(seconds=30)
-LONGEST_RETRY = timedelta(hours=1)
+FIRST_RETRY = 30.0  # seconds
+LONGEST_RETRY = 3600.0
+JITTER = 1.1  # a wait is up to so many times as long
 MOST_ATTEMPTS = 125  # about five days
+MOST_UNCERTAIN = 5  # attempts after which the server may have the mail
 BATCH = 100  # messages that are read at once
 RECORD_SECONDS = 0.1  # so long, and for one mail more, an outcome may stay unrecorded
 POLL_SECONDS = 1.0  # how soon mail is seen that another process queued
 
 
+Sender = tuple[str, str]  # the name, which may be empty, and the address that mail comes from
+
+
 # ---------------------------------------------------------------- wording
 
 
-def queue_ticket_mail(conn: db.Connection, change: db.Change) -> None:
-    """Queue one message to each assignee of the ticket, and to each whom the change removed."""
+def queue_ticket_mail(conn: db.Connection, change: db.Change, url: str = "") -> None:
+    """Queue one message to each assignee of the ticket, and to each whom the change removed.
+
+    `url` is where people find the tracker.
+    """
     ticket, changes = change.ticket, change.changes or {}
     people = {user["id"] for user in ticket["assignees"]}
     people |= {user["id"] for user in changes.get("assignees", {}).get("from", [])}
     if not people:
         return
     names = {}  # people know projects by their names
-    for project_id in changes.get("project_id", {}).values():
-        names[project_id] = json.loads(db.get_project(conn, project_id))["name"]
+    for project_id in {ticket["project_id"], *changes.get("project_id", {}).values()}:
+        names[project_id] = json.loads(db.get(conn, "project", project_id))["name"]
+    by = change.by and (db.find_user_name(conn, change.by) or change.by)
     subject = f"[Ticket #{ticket['id']}] {ticket['title']}"
-    db.queue_emails(conn, change.history_id, subject, describe(change, names), sorted(people))
+    body = describe(change, names, by, url)
+    db.queue_emails(conn, change.history_id, subject, body, sorted(people))
 
 
-def describe(change: db.Change, projects: dict[int, str]) -> str:
+def describe(change: db.Change, projects: dict[int, str], by: str | None, url: str) -> str:
     """The body of the mail about a ticket that is new or changed; `projects` names those in it."""
-    ticket = change.ticket
-    new = change.changes is None
+    ticket, new = change.ticket, change.changes is None
     names = ", ".join(user["name"] for user in ticket["assignees"])
     lines = [
         f"Ticket #{ticket['id']} {'created' if new else 'updated'}:",
@@ -72,175 +80,129 @@ def describe(change: db.Change, projects: dict[int, str]) -> str:
         "",
     ]
     if change.changes:
-        lines += ["What changed:"]
-        lines += [f"  {line}" for line in describe_changes(change.changes, projects)]
-    elif new and ticket["description"]:
-        lines += ["Description:", ticket["description"]]
-    return "\n".join(lines).rstrip("\n") + "\n"
+        lines += [f"What changed, by {by}:" if by else "What changed:"]
+        lines += [f"  {line}" for line in describe_changes(change.changes, projects)] + [""]
+    elif by:
+        lines += [f"{'Created' if new else 'Commented'} by {by}.", ""]
+    if (new or "description" in (change.changes or {})) and ticket["description"]:
+        lines += ["Description:", ticket["description"].rstrip(), ""]
+    if change.comment:
+        lines += ["Comment:", change.comment, ""]
+    lines += ["-- ", f"Project: {projects[ticket['project_id']]}"]
+    if url:
+        lines += [f"{url.rstrip('/')}/#/tickets/{ticket['id']}"]
+    return "\n".join(lines) + "\n"
 
 
 def describe_changes(changes: db.Changes, projects: dict[int, str]) -> Iterator[str]:
     """A line for each field: 'Status: "Open" -> "Closed"'."""
     for field, change in changes.items():
         before, after = change["from"], change["to"]
-        if field == "assignees":
-            added = [user["name"] for user in after if user not in before]
-            removed = [user["name"] for user in before if user not in after]
-            parts = (("added", added), ("removed", removed))
-            words = "; ".join(f"{verb} {', '.join(names)}" for verb, names in parts if names)
-        elif field == "description":  # too long to repeat
-            words = "added" if before is None else "removed" if after is None else "changed"
-        elif field == "status":
-            words = f'"{before.capitalize()}" -> "{after.capitalize()}"'
-        elif field == "project_id":
-            words = f'"{projects[before]}" -> "{projects[after]}"'
-        else:
-            words = f'"{before}" -> "{after}"'
+        match field:
+            case "assignees":
+                added = [user["name"] for user in after if user not in before]
+                removed = [user["name"] for user in before if user not in after]
+                parts = (("added", added), ("removed", removed))
+                words = "; ".join(f"{verb} {', '.join(names)}" for verb, names in parts if names)
+            case "description":  # the new one follows
+                words = "changed" if before and after else "added" if after else "removed"
+            case "status":
+                words = f'"{before.capitalize()}" -> "{after.capitalize()}"'
+            case "project_id":
+                words = f'"{projects[before]}" -> "{projects[after]}"'
+            case _:
+                words = f'"{before}" -> "{after}"'
         yield f"{field.removesuffix('_id').capitalize()}: {words}"
 
 
-def compose(email: dict[str, Any], sender: str, now: datetime) -> bytes:
-    """The message as it goes over the wire: RFC 5322, plain text in 7 bits.
-
-    `email` is as db.list_due returns it. Written by hand, as the email package takes longer
-    for it than the server takes (bench/).
-    """
-    # What only looks like an encoded word is encoded too, or it would be decoded on arrival.
-    subject = email["subject"]
-    plain = subject.isascii() and "=?" not in subject
-    if not plain:
-        subject = Header(subject, "utf-8", header_name="Subject").encode(linesep="\r\n")
-    body = re.sub(r"\r\n?|\n", "\r\n", email["body"]).encode()
-    encoded = not body.isascii() or max(map(len, body.split(b"\r\n"))) >= 990
-    # Of the domain that first delivered, so that another sender changes neither.
-    domain = email["domain"]
+def compose(email: dict[str, Any], sender: Sender) -> Message:
+    """The mail as it goes out; `email` is as db.get_outgoing returns it."""
+    # Of the domain that first delivered, so that another sender changes no id.
+    token, domain = email["token"], email["domain"]
     headers = {
-        "From": sender,
-        "To": email["address"],
-        "Subject": subject,
-        "Date": format_datetime(now),
-        "Message-ID": email["message_id"] or f"<{email['id']}.{email['token']}@{domain}>",
+        "Date": format_datetime(datetime.fromisoformat(email["changed_at"])),
+        "Message-ID": email["message_id"] or f"<{email['id']}.{token}@{domain}>",
         "Auto-Submitted": "auto-generated",
-        "MIME-Version": "1.0",
-        "Content-Type": f'text/plain; charset="{"utf-8" if encoded else "us-ascii"}"',
-        "Content-Transfer-Encoding": "quoted-printable" if encoded else "7bit",
+        "X-Auto-Response-Suppress": "All",
     }
     if email["ticket_id"] is not None:
         # All mail of a ticket refers to one ancestor that was never sent: that is a thread.
         created = re.sub(r"\D", "", email["ticket_created_at"])
-        headers["References"] = f"<ticket-{email['ticket_id']}.{created}@{domain}>"
-    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return head.encode("ascii") + b"\r\n" + (binascii.b2a_qp(body) if encoded else body)
+        ancestor = f"<ticket-{email['ticket_id']}.{created}@{domain}>"
+        project = f"project-{email['project_id']}.{token}.{domain}"
+        headers |= {"References": ancestor, "In-Reply-To": ancestor}
+        headers["List-Id"] = named(email["project"], project, header="List-Id")
+    return Message(sender, email["address"], email["subject"], headers, email["body"])
 
 
 # ---------------------------------------------------------------- delivery
 
 
 class Server(Protocol):
-    """Where mail goes; see plumbing.smtp.Smtp."""
+    """Where mail goes: plumbing.smtp.Smtp, or plumbing.message.Console."""
 
-    def send(self, recipient: str, message: bytes) -> None: ...
+    def send(self, message: Message) -> None: ...
     def close(self) -> None: ...
     def interrupt(self) -> None: ...
 
 
-class Console:
-    """Where mail goes while no server is configured: it is printed, and counts as sent."""
-
-    def __init__(self, output: TextIO) -> None:
-        self.output = output
-
-    def __str__(self) -> str:
-        return "this terminal"
-
-    def print(self, email: dict[str, Any]) -> None:
-        """Show the mail. Raises Failure."""
-        try:
-            head = f"--- mail to {email['address']}\nSubject: {email['subject']}\n\n"
-            encoding = getattr(self.output, "encoding", None) or "utf-8"
-            text = f"{head}{email['body']}---".encode(encoding, "backslashreplace")
-            print(text.decode(encoding), file=self.output, flush=True)
-        except (OSError, ValueError) as error:  # a closed terminal
-            raise Failure("connection", str(error)) from error
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-    def interrupt(self) -> None:
-        """Nothing waits."""
-
-
 class Outcome(NamedTuple):
-    """A mail that was tried, and why it did not go out, if it did not."""
+    """A mail that was tried, as it was queued then, and why it did not go out, if so."""
 
-    email: dict[str, Any]
+    due: db.Due
+    address: str | None
     failure: Failure | None
 
 
 class Mailer:
-    """The thread that delivers what is queued in `database` through `server`.
+    """Delivers what is queued in `database` through `server`, in a thread.
 
     Of several processes on one database, one delivers; when it ends, another takes over.
+    What becomes of a mail depends on whom the server's refusal is about: see _record_mail.
     """
 
-    def __init__(self, database: db.Database, server: Server | Console, sender: str) -> None:
+    def __init__(self, database: db.Database, server: Server, sender: Sender) -> None:
         self.database, self.server, self.sender = database, server, sender
+        self.worker = Worker("mailer", self.work, server.interrupt, POLL_SECONDS)
         self.delivers = False  # this process, and no other on the database
-        self._refusals = self._broken = 0
-        self._starting = threading.Lock()
-        self._awake = threading.Event()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._process: int | None = None  # the one whose thread it is
+        self.trouble: str | None = None  # what keeps mail waiting and is not in the database
+        self.monotonic: Callable[[], float] = time.monotonic  # no clock that somebody may set
+        self._pause: Failure | None = None  # why the server is not asked until
+        self._ask_again = 0.0  # by the monotonic clock
+        self._refusals = self._broken = 0  # in a row
 
-    def start(self) -> None:
-        """Run the thread, unless it runs; in a forked child the database would refuse it."""
-        if self._process is None and not self._stop.is_set():
-            with self._starting:
-                if self._process is None:
-                    self._process = os.getpid()
-                    atexit.register(self.close)  # what is sent is recorded, also by a worker's end
-                    self._thread = threading.Thread(target=self._run, name="mailer", daemon=True)
-                    self._thread.start()
-
-    def wake(self) -> None:
-        """Look for due mail now. To be called after the commit that queued it."""
-        self._awake.set()
+    def work(self) -> None:
+        """Deliver what is due, if nobody else does. Raises nothing: trouble is told."""
+        try:
+            if not self.database.may_deliver():
+                self.delivers = False
+            elif self.delivers:
+                self.deliver()
+            else:
+                self._begin()
+                self.deliver()
+            self._tell(None)
+        except Unavailable as error:
+            self._tell(str(error))
+        except Exception as defect:
+            self._tell(f"a defect of the tracker: {defect}", defect)
 
     def close(self) -> None:
-        """End the thread within 4 seconds: first politely, then in the middle of a mail."""
-        if self._process not in (None, os.getpid()):
-            return
-        self._stop.set()
-        self._awake.set()
-        atexit.unregister(self.close)
-        if self._thread is not None:
-            self._thread.join(2)
-            if self._thread.is_alive():
-                self.server.interrupt()
-                self._thread.join(2)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            self._awake.clear()
-            try:
-                if self.database.may_deliver():
-                    if not self.delivers:
-                        self._begin()
-                    self.deliver()
-                else:
-                    self.delivers = False
-            except Unavailable as error:
-                log.warning("Mail waits: %s", error)
-            except Exception:
-                log.exception("Delivery was interrupted; it goes on.")
-            self._awake.wait(POLL_SECONDS)
+        """Stop delivering, within 4 seconds, and let another process do it."""
+        self.worker.close()
+        self.delivers = False
         self.database.stop_delivering()
+
+    def _tell(self, trouble: str | None, defect: Exception | None = None) -> None:
+        """Log what keeps mail waiting, once, and have /health show it."""
+        if trouble and trouble != self.trouble:
+            log.warning("Mail waits: %s", trouble, exc_info=defect)
+        self.trouble = trouble
 
     def _begin(self) -> None:
         with self.database.write() as conn:
-            db.begin_delivery(conn, self.sender.rpartition("@")[2])
-        self.delivers = True
+            db.begin_delivery(conn, self.sender[1].rpartition("@")[2])
+        self._pause, self.delivers = None, True
 
     def deliver(self) -> None:
         """Send what is due until nothing is, over one connection as long as it lasts."""
@@ -256,111 +218,151 @@ class Mailer:
         Several at once, as each commit waits for the disk; but not many, as what is not
         recorded goes out twice after a crash, and an address may be corrected meanwhile.
         """
+        longest = later(self.database.now(), LONGEST_RETRY * JITTER)
         with self.database.read() as conn:
-            server = db.get_mail_server(conn)
-            due = db.list_due(conn, BATCH)
-        waiting = server.ask_again_at is not None and conn.now < server.ask_again_at
-        if self._stop.is_set() or not due or (waiting and server.state == "refusing"):
+            if db.get_mail_error(conn) is None:
+                self._pause = None  # it was told to ask the server now
+            due = db.list_due(conn, longest, BATCH)
+        if self.worker.stopping or not due:
+            return False
+        waiting = self._pause and self.monotonic() < self._ask_again
+        if waiting and self._pause and self._pause.about == "us":
             return False
         if waiting:  # who is due while the server is known to be down shares that finding
-            self._record([Outcome(email, Failure("server", server.error or "")) for email in due])
+            self._record([Outcome(each, None, self._pause) for each in due])
             return True
         outcomes: list[Outcome] = []
         try:
-            for outcome in self._attempts(due, datetime.fromisoformat(conn.now)):
+            for outcome in self._attempts(due):
                 outcomes.append(outcome)
         finally:
             self._record(outcomes)
         return True
 
-    def _attempts(self, due: list[dict[str, Any]], now: datetime) -> Iterator[Outcome]:
+    def _attempts(self, due: list[db.Due]) -> Iterator[Outcome]:
         """Send one mail after the other, as long as the server takes any and time lasts."""
         until = time.monotonic() + RECORD_SECONDS
-        for position, email in enumerate(due):
-            failure = self._attempt(email, now)
-            broken = failure is not None and failure.about == "connection"
-            if self._stop.is_set() and failure and failure.about in ("connection", "server"):
+        for position, each in enumerate(due):
+            address, failure = self._attempt(each)
+            about = failure.about if failure else "nothing"
+            if self.worker.stopping and about in ("connection", "server", "uncertain"):
                 return  # it was cut by us
             # Of connections lost in a row, one may be the fault of its mail, two are not.
-            self._broken = self._broken + 1 if broken else 0
-            if failure and self._broken == 2:
-                failure = Failure("server", str(failure))
-            yield Outcome(email, failure)
-            down = failure is not None and failure.about == "server"
-            if down:
-                yield from (Outcome(left, failure) for left in due[position + 1 :])
-            refused = failure is not None and failure.about == "us"
-            if self._stop.is_set() or down or refused or time.monotonic() > until:
+            self._broken = self._broken + 1 if about == "connection" else 0
+            if self._broken == 2:
+                failure, about = Failure("server", str(failure)), "server"
+            yield Outcome(each, address, failure)
+            if about == "server":
+                yield from (Outcome(left, None, failure) for left in due[position + 1 :])
+            if self.worker.stopping or about in ("server", "us") or time.monotonic() > until:
                 return
 
-    def _attempt(self, email: dict[str, Any], now: datetime) -> Failure | None:
-        """Why the mail did not go out; None if it did."""
+    def _attempt(self, due: db.Due) -> tuple[str | None, Failure | None]:
+        """The address that the mail was brought to, and why it did not go out, if so."""
+        address = None
         try:
-            if isinstance(self.server, Console):
-                self.server.print(email)
-            else:
-                self.server.send(email["address"], compose(email, self.sender, now))
+            with self.database.read() as conn:
+                email = db.get_outgoing(conn, due.id)
+            address = email["address"]
+            self.server.send(compose(email, self.sender))
         except Failure as failure:
-            return failure
+            return address, failure
+        except (OSError, MemoryError) as error:  # trouble of this machine
+            return address, Failure("server", str(error) or type(error).__name__)
         except Exception as defect:  # must cost this mail, not the queue
-            log.exception("Mail %s cannot be sent", email["id"])
-            return Failure("message", f"a defect of the tracker: {defect}")
-        return None
+            log.exception("Mail %s cannot be sent", due.id)
+            return address, Failure("message", f"a defect of the tracker: {defect}")
+        return address, None
 
     def _record(self, outcomes: list[Outcome]) -> None:
+        """Write down what became of mail, each row by itself if they cannot be written together."""
+        last = outcomes[-1].failure if outcomes else None
+        told = ""
         while outcomes:
             try:
                 with self.database.write() as conn:
                     for outcome in outcomes:
                         self._record_mail(conn, outcome)
-                    self._record_server(conn, outcomes[-1].failure)
+                    self._record_server(conn, last)
                 return
             except Unavailable as error:
-                # Going on would send again what has been sent: wait for the database.
-                log.warning("Outcomes of mail cannot be recorded: %s", error)
-                if self._stop.wait(POLL_SECONDS):
-                    return
+                words = str(error)
+            if len(outcomes) > 1:
+                for outcome in outcomes:
+                    self._record([outcome])
+                return
+            # One bad row must stop nothing, and what was sent must not be sent again.
+            if self._give_up(outcomes[0].due, words):
+                return
+            # Going on would send again what has been sent: wait for the database.
+            if words != told:
+                log.warning("Outcomes of mail cannot be recorded: %s", words)
+            told = self.trouble = words
+            if self.worker.wait(POLL_SECONDS):
+                return
+
+    def _give_up(self, due: db.Due, words: str) -> bool:
+        """Have a mail failed whose row cannot be written as it should; whether that could be."""
+        try:
+            with self.database.write() as conn:
+                db.give_up(conn, due.id, f"its outcome could not be recorded: {words}")
+        except Unavailable:
+            return False
+        log.error("Mail %s is given up: %s", due.id, words)
+        return True
 
     def _record_mail(self, conn: db.Connection, outcome: Outcome) -> None:
-        email, failure = outcome
+        """What the outcome means for the mail.
+
+        About us: nothing, it waits. About the recipient or the message: it is failed. All else
+        is tried again, twice as long later each time, but not without end.
+        """
+        due, address, failure = outcome
         if failure is None:
-            db.record_sent(conn, email["id"], email["address"])
-        elif failure.about != "us":  # that is not the fault of the mail
-            attempts = email["attempts"] + 1
-            final = failure.about == "message" or attempts >= MOST_ATTEMPTS
-            if final:
-                log.warning("Mail %s has failed: %s", email["id"], failure)
-            again = None if final else later(conn.now, backoff(email["attempts"]))
-            db.record_failure(conn, email["id"], str(failure), again)
+            db.record_sent(conn, due, address or "")
+        elif failure.about != "us":
+            uncertain = due.uncertain + (failure.about == "uncertain")
+            final = (
+                failure.about in ("recipient", "message")
+                or due.attempts + 1 >= MOST_ATTEMPTS
+                or (failure.about == "uncertain" and uncertain >= MOST_UNCERTAIN)
+            )
+            words = str(failure)
+            if final and failure.about == "uncertain":
+                words = f"given up, as the server may have it already: {words}"[:300]
+            again = None if final else later(conn.now, backoff(due.attempts))
+            if db.record_failure(conn, due, address, words, uncertain, again) and final:
+                log.warning("Mail %s has failed: %s", due.id, words)
 
     def _record_server(self, conn: db.Connection, failure: Failure | None) -> None:
-        server = db.get_mail_server(conn)
-        if server.ask_again_at is not None and conn.now < server.ask_again_at:
-            return  # nobody asked it
+        """What the last outcome means for the server: to be asked again, and what /health says."""
         about = failure.about if failure else "nothing"
-        if about == "us":
-            again = later(conn.now, backoff(self._refusals))
-            db.set_mail_server(conn, "refusing", str(failure), again)
-            self._refusals += 1
-            log.warning("Mail waits, %s refuses it: %s", self.server, failure)
-        elif about == "server":
-            db.set_mail_server(conn, "down", str(failure), later(conn.now, FIRST_RETRY))
-            log.warning("Mail waits, %s is down: %s", self.server, failure)
-        elif about != "connection" and server.state != "ok":
-            db.set_mail_server(conn, "ok")
-            self._refusals = 0
+        if about in ("us", "server"):
+            if failure is self._pause:
+                return  # nobody asked it
+            self._refusals = self._refusals + 1 if about == "us" else 0
+            wait = backoff(self._refusals - 1) if about == "us" else FIRST_RETRY
+            if self._pause is None or str(self._pause) != str(failure):
+                log.warning("Mail waits, %s: %s", self.server, failure)
+            self._pause, self._ask_again = failure, self.monotonic() + wait
+            db.set_mail_error(conn, str(failure))
+        elif about == "unclear":
+            db.set_mail_error(conn, str(failure))
+        elif about not in ("connection", "uncertain") and db.get_mail_error(conn) is not None:
+            self._pause, self._refusals = None, 0
+            db.set_mail_error(conn, None)
             log.warning("Mail flows again.")
 
 
-def backoff(attempts: int) -> timedelta:
-    """How long to wait after one more failure: 30 s, 60 s ... an hour, and up to 10 % jitter."""
-    steps: int = 2 ** min(attempts, 7)
-    return min(FIRST_RETRY * steps, LONGEST_RETRY) * random.uniform(1.0, 1.1)
+def backoff(attempts: int) -> float:
+    """Seconds to wait after one more failure: 30, 60 ... an hour, and up to 10 % jitter."""
+    wait: float = FIRST_RETRY * 2 ** min(attempts, 7)
+    return min(wait, LONGEST_RETRY) * random.uniform(1.0, JITTER)
 
 
-def later(now: str, wait: timedelta) -> str:
-    """A time of the database, `wait` after another."""
-    moment = datetime.fromisoformat(now) + wait
+def later(now: str, seconds: float) -> str:
+    """A time of the database, so many seconds after another."""
+    moment = datetime.fromisoformat(now) + timedelta(seconds=seconds)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -369,26 +371,23 @@ def send_test_mail(mailer: Mailer, address: str, patience: float) -> tuple[bool,
 
     Waits up to `patience` seconds for whoever delivers, which may be another process.
     """
+    subject = "Test mail of the ticket tracker"
+    body = "This mail went through the queue of the ticket tracker.\n"
     with mailer.database.write() as conn:
-        email_id = db.queue_test_mail(
-            conn,
-            address,
-            "Test mail of the ticket tracker",
-            "This mail went through the queue of the ticket tracker.\n",
-        )
-        db.set_mail_server(conn, "ok")  # that is: ask it now
-    mailer.start()
-    mailer.wake()
+        email_id = db.queue_test_mail(conn, address, subject, body)
+        db.set_mail_error(conn, None)  # that is: ask the server now
+    mailer.worker.start()
+    mailer.worker.wake()
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         time.sleep(0.05)
         with mailer.database.read() as conn:
-            email = json.loads(db.get_email(conn, email_id))
-            server = db.get_mail_server(conn)
+            email = json.loads(db.get(conn, "email", email_id))
+            error = email["error"] or db.get_mail_error(conn)
         if email["state"] == "sent":
             return True, "sent" if mailer.delivers else "sent by the tracker that is running"
         if email["state"] == "failed":
             return False, email["error"]
-        if email["error"] or server.state == "refusing":
-            return False, f"{email['error'] or server.error}; it stays queued and is tried again"
+        if error:
+            return False, f"{error}; it stays queued and is tried again"
     return False, f"no answer within {patience:g} seconds; it stays queued"

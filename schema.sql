@@ -105,6 +105,7 @@ CREATE TABLE emails (
     message_id      TEXT,  -- of mail that was queued before schema 2; else made of the id
     state           TEXT NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'sent', 'failed')),
     attempts        INTEGER NOT NULL DEFAULT 0,
+    uncertain       INTEGER NOT NULL DEFAULT 0,  -- of them, those after which the server may have it
     error           TEXT,
     next_attempt_at TEXT
         CHECK (next_attempt_at IS strftime('%Y-%m-%dT%H:%M:%fZ', next_attempt_at)),
@@ -129,13 +130,7 @@ CREATE TABLE system (
     -- thread, also after the sender was changed.
     token        TEXT NOT NULL DEFAULT (lower(hex(randomblob(8)))),
     domain       TEXT,
-    -- What the deliverer last learned of the mail server, for /health and for whoever
-    -- delivers next. 'down': each due mail counts a failed attempt, and nobody asks the
-    -- server again before ask_again_at. 'refusing' (password, sender): no mail counts it.
-    server       TEXT NOT NULL DEFAULT 'ok' CHECK (server IN ('ok', 'down', 'refusing')),
-    error        TEXT,
-    ask_again_at TEXT,
-    CHECK ((server = 'ok') = (error IS NULL) AND (server = 'ok') = (ask_again_at IS NULL))
+    error        TEXT  -- what is wrong with the mail server, as far as the deliverer knows
 ) STRICT;
 
 INSERT INTO system (only) VALUES (1);

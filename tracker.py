@@ -17,79 +17,48 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING or not __package__:
     import db
     import mailer
     from plumbing import Unavailable, server, text, web
+    from plumbing.message import Console
     from plumbing.smtp import Smtp
-    from plumbing.web import Answer, Call, Fault, Problem, Route, Rule
+    from plumbing.web import Answer, Call, Problem, Route, Rule
 else:
     from . import db, mailer
     from .plumbing import Unavailable, server, text, web
+    from .plumbing.message import Console
     from .plumbing.smtp import Smtp
-    from .plumbing.web import Answer, Call, Fault, Problem, Route, Rule
+    from .plumbing.web import Answer, Call, Problem, Route, Rule
 
 __version__ = "1.0.0"
 
 log = logging.getLogger("tracker")
 
-MOST_ASSIGNEES = 100
-
 
 # ---------------------------------------------------------------- what its things may hold
 
-
-def description(value: Any, fault: Fault) -> Any:
-    """A text or nothing."""
-    return None if value is None else web.text(10_000)(value, fault)
+MOST_ASSIGNEES = 100
+REQUIRED = "is required"
 
 
-def email(value: Any, fault: Fault) -> Any:
-    """One plain address that every mail server can reach."""
-    if not isinstance(value, str):
-        return fault("must be a string")
-    value = value.strip()
-    if not value.isascii():
-        fault("must be ASCII; an address in another script cannot be reached by every server")
-    elif not text.is_address(value):
-        fault("is not a valid email address")
-    return value
-
-
-def assignees(value: Any, fault: Fault) -> Any:
-    """Ids of users; what a GET returned counts by its id."""
-    if not isinstance(value, list):
-        return fault("must be a list of user ids")
-    ids = [
-        item["id"]
-        if isinstance(item, dict) and USER.keys() | {"id"} >= item.keys() >= {"id"}
-        else item
-        for item in value
-    ]
-    if len({id for id in ids if isinstance(id, int)}) > MOST_ASSIGNEES:
-        return fault(f"must have at most {MOST_ASSIGNEES} users")
-    return [
-        web.reference(id, lambda detail, place=place: fault(detail, f"/{place}"))
-        for place, id in enumerate(ids)
-    ]
-
-
-def status(value: Any, fault: Fault) -> Any:
+def status(value: Any, fault: web.Fault) -> Any:
     """One of the three."""
     return web.one_of(*db.STATUSES)(value.strip() if isinstance(value, str) else value, fault)
 
 
-USER: dict[str, Rule] = {"name": web.line(3, 100), "email": email}
+USER: dict[str, Rule] = {"name": web.line(3, 100), "email": web.email}
 PROJECT: dict[str, Rule] = {"name": web.line(3, 100)}
 TICKET: dict[str, Rule] = {
     "title": web.line(1, 200),
-    "description": description,
+    "description": web.optional(web.text(10_000)),
     "project_id": web.reference,
     "status": status,
-    "assignees": assignees,
+    "assignees": web.references(MOST_ASSIGNEES, {"id", "name", "email"}),
 }
-CHANGE: dict[str, Rule] = TICKET | {"comment": description}  # why it is made
+CHANGE: dict[str, Rule] = {**TICKET, "comment": web.optional(web.text(10_000))}  # why it is made
 TICKETS: dict[str, Rule | list[Rule]] = {
     **web.PAGE,
     "project_id": web.id_in_query,
@@ -98,11 +67,11 @@ TICKETS: dict[str, Rule | list[Rule]] = {
     "text": web.text(10_000),
     "sort": web.one_of("-created", "created", "updated", "-updated"),
 }
-EMAILS = web.PAGE | {
+EMAILS: dict[str, Rule | list[Rule]] = {
+    **web.PAGE,
     "state": web.one_of("queued", "sent", "failed"),
     "ticket_id": web.id_in_query,
 }
-REQUIRED = "is required"
 
 
 def read_fields(data: dict[str, Any], rules: dict[str, Rule], *ignored: str) -> dict[str, Any]:
@@ -136,10 +105,7 @@ ROUTES: list[Route] = []
 
 
 def route(
-    method: str,
-    path: str,
-    query: dict[str, Any] | None = None,
-    takes: tuple[str, ...] = (),
+    method: str, path: str, query: dict[str, Any] | None = None, takes: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
     """Have the function answer requests; see web.Route."""
 
@@ -152,31 +118,31 @@ def route(
 
 @route("GET", "/users", web.PAGE)
 def list_users(call: Call) -> Answer:
-    page = db.list_users(call.conn, call.start("users"), call.limit)
+    page = db.list_by_id(call.conn, "user", call.start("users"), call.limit)
     return call.page(page.document, "users", page.next)
 
 
 @route("POST", "/users", takes=web.JSON)
 def create_user(call: Call) -> Answer:
     user_id = db.create_user(call.conn, read_fields(call.data, USER))
-    return call.answer(db.get_user(call.conn, user_id), 201, f"/users/{user_id}")
+    return call.answer(db.get(call.conn, "user", user_id), 201, f"/users/{user_id}")
 
 
 @route("GET", "/users/<user_id:id>")
 def get_user(call: Call, user_id: int) -> Answer:
-    return call.answer(db.get_user(call.conn, user_id))
+    return call.answer(db.get(call.conn, "user", user_id))
 
 
 @route("PUT", "/users/<user_id:id>", takes=web.JSON)
 def update_user(call: Call, user_id: int) -> Answer:
-    call.require_match(db.get_user(call.conn, user_id))
+    call.require_match(db.get(call.conn, "user", user_id))
     db.update_user(call.conn, user_id, read_fields(call.data, USER, "id"))
-    return call.answer(db.get_user(call.conn, user_id))
+    return call.answer(db.get(call.conn, "user", user_id))
 
 
 @route("DELETE", "/users/<user_id:id>")
 def delete_user(call: Call, user_id: int) -> Answer:
-    call.require_match(db.get_user(call.conn, user_id))
+    call.require_match(db.get(call.conn, "user", user_id))
     for change in db.delete_user(call.conn, user_id, who(call)):
         tell(call, change)
     return Answer(204, {})
@@ -184,31 +150,31 @@ def delete_user(call: Call, user_id: int) -> Answer:
 
 @route("GET", "/projects", web.PAGE)
 def list_projects(call: Call) -> Answer:
-    page = db.list_projects(call.conn, call.start("projects"), call.limit)
+    page = db.list_by_id(call.conn, "project", call.start("projects"), call.limit)
     return call.page(page.document, "projects", page.next)
 
 
 @route("POST", "/projects", takes=web.JSON)
 def create_project(call: Call) -> Answer:
     project_id = db.create_project(call.conn, read_fields(call.data, PROJECT))
-    return call.answer(db.get_project(call.conn, project_id), 201, f"/projects/{project_id}")
+    return call.answer(db.get(call.conn, "project", project_id), 201, f"/projects/{project_id}")
 
 
 @route("GET", "/projects/<project_id:id>")
 def get_project(call: Call, project_id: int) -> Answer:
-    return call.answer(db.get_project(call.conn, project_id))
+    return call.answer(db.get(call.conn, "project", project_id))
 
 
 @route("PUT", "/projects/<project_id:id>", takes=web.JSON)
 def update_project(call: Call, project_id: int) -> Answer:
-    call.require_match(db.get_project(call.conn, project_id))
+    call.require_match(db.get(call.conn, "project", project_id))
     db.update_project(call.conn, project_id, read_fields(call.data, PROJECT, "id", "tickets"))
-    return call.answer(db.get_project(call.conn, project_id))
+    return call.answer(db.get(call.conn, "project", project_id))
 
 
 @route("DELETE", "/projects/<project_id:id>")
 def delete_project(call: Call, project_id: int) -> Answer:
-    call.require_match(db.get_project(call.conn, project_id))
+    call.require_match(db.get(call.conn, "project", project_id))
     db.delete_project(call.conn, project_id)
     return Answer(204, {})
 
@@ -243,7 +209,7 @@ def create_ticket(call: Call) -> Answer:
 
 @route("GET", "/tickets/<ticket_id:id>")
 def get_ticket(call: Call, ticket_id: int) -> Answer:
-    return call.answer(db.get_ticket(call.conn, ticket_id))
+    return call.answer(db.get(call.conn, "ticket", ticket_id))
 
 
 @route("PUT", "/tickets/<ticket_id:id>", takes=web.JSON)
@@ -259,7 +225,7 @@ def patch_ticket(call: Call, ticket_id: int) -> Answer:
 
 def update_ticket(call: Call, ticket_id: int, data: dict[str, Any], missing: str | None) -> Answer:
     """Change a ticket as the data says; `missing` is wrong with a field that is left out."""
-    document = db.get_ticket(call.conn, ticket_id)
+    document = db.get(call.conn, "ticket", ticket_id)
     call.require_match(document)
     read_only = ("id", "created_at", "updated_at")
     fields = read_ticket(call, data, CHANGE, *read_only, missing=missing)
@@ -268,19 +234,19 @@ def update_ticket(call: Call, ticket_id: int, data: dict[str, Any], missing: str
 
 @route("PUT", "/tickets/<ticket_id:id>/assignees/<user_id:id>")
 def assign(call: Call, ticket_id: int, user_id: int) -> Answer:
-    document = db.get_ticket(call.conn, ticket_id)
-    db.get_user(call.conn, user_id)
+    document = db.get(call.conn, "ticket", ticket_id)
+    db.get(call.conn, "user", user_id)
     call.require_match(document)
     users = [user["id"] for user in json.loads(document)["assignees"]]
     if user_id not in users and len(users) >= MOST_ASSIGNEES:
-        detail = f"must have at most {MOST_ASSIGNEES} users"
+        detail = f"must have at most {MOST_ASSIGNEES} items"
         raise web.bad_fields([web.error_at("assignees", detail)])
     return change_ticket(call, document, {"assignees": [*users, user_id]})
 
 
 @route("DELETE", "/tickets/<ticket_id:id>/assignees/<user_id:id>")
 def unassign(call: Call, ticket_id: int, user_id: int) -> Answer:
-    document = db.get_ticket(call.conn, ticket_id)
+    document = db.get(call.conn, "ticket", ticket_id)
     users = [user["id"] for user in json.loads(document)["assignees"]]
     if user_id not in users:
         raise db.NotFound(f"User {user_id} is not assigned to ticket {ticket_id}.")
@@ -300,14 +266,16 @@ def change_ticket(
 def tell(call: Call, change: db.Change | None) -> None:
     """Queue the mail about what happened, if anything did."""
     if change:
-        mailer.queue_ticket_mail(call.conn, change)
-        call.after_commit = call.app.mailer.wake
+        mailer.queue_ticket_mail(call.conn, change, call.app.url)
+        call.after_commit = call.app.mailer.worker.wake
 
 
 def who(call: Call) -> str | None:
-    """Who makes the request, as the host application says, if it does."""
-    given = str(call.environ.get("REMOTE_USER") or "").strip()
-    return given if given and not text.fault_of_line(given) else None
+    """Who makes the request, as the host application or a proxy says, if one does."""
+    given = str(
+        call.environ.get("REMOTE_USER") or call.environ.get(call.app.user_key) or ""
+    ).strip()
+    return given[:254] if given and not text.fault_of_line(given) else None
 
 
 @route("GET", "/tickets/<ticket_id:id>/history", web.PAGE)
@@ -326,19 +294,28 @@ def list_emails(call: Call) -> Answer:
 
 @route("GET", "/emails/<email_id:id>")
 def get_email(call: Call, email_id: int) -> Answer:
-    return call.answer(db.get_email(call.conn, email_id))
+    return call.answer(db.get(call.conn, "full_email", email_id))
 
 
 @route("POST", "/emails/<email_id:id>/retry")
 def retry_email(call: Call, email_id: int) -> Answer:
     db.retry_email(call.conn, email_id)
-    call.after_commit = call.app.mailer.wake
-    return call.answer(db.get_email(call.conn, email_id), 202)
+    call.after_commit = call.app.mailer.worker.wake
+    return call.answer(db.get(call.conn, "full_email", email_id), 202)
+
+
+@route("POST", "/emails/retry")
+def retry_emails(call: Call) -> Answer:
+    retried = db.retry_emails(call.conn)
+    call.after_commit = call.app.mailer.worker.wake
+    return Answer(202, {"Content-Type": "application/json"}, b'{"retried":%d}' % retried)
 
 
 @route("GET", "/health")
 def health(call: Call) -> Answer:
-    return call.answer(db.get_health(call.conn))
+    document = json.loads(db.get_health(call.conn))
+    document["mail"]["error"] = document["mail"]["error"] or call.app.mailer.trouble
+    return call.answer(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode())
 
 
 @route("GET", "/openapi.json")
@@ -370,14 +347,20 @@ class Tracker(web.Application):
     """The tracker as a WSGI application; create_app() makes one, and close() ends it."""
 
     def __init__(
-        self, database: db.Database, post: mailer.Mailer, allowed_hosts: Iterable[str]
+        self,
+        database: db.Database,
+        post: mailer.Mailer,
+        allowed_hosts: Iterable[str],
+        url: str,
+        user_header: str,
     ) -> None:
         super().__init__(ROUTES, database, problem_of, allowed_hosts)
-        self.database, self.mailer = database, post
+        self.database, self.mailer, self.url = database, post, url
+        self.user_key = f"HTTP_{user_header.upper().replace('-', '_')}" if user_header else ""
 
     def start(self) -> None:
         """Begin to deliver mail, if that has not begun; each request does so, too."""
-        self.mailer.start()
+        self.mailer.worker.start()
 
     def close(self) -> None:
         """Stop delivering mail and close the database; what is queued stays queued."""
@@ -390,28 +373,42 @@ def create_app(
     smtp: str | None = None,
     sender: str | None = None,
     allowed_hosts: Iterable[str] | None = None,
+    url: str | None = None,
+    user_header: str | None = None,
     clock: Callable[[], datetime] = db.utc_now,
     output: TextIO | None = None,
 ) -> Tracker:
     """The tracker as a WSGI application, to be ended with its close().
 
     What is None comes from TRACKER_DB, TRACKER_SMTP, TRACKER_SENDER, TRACKER_ALLOWED_HOSTS,
-    or is "tickets.db", "" (mail is printed to `output`, by default standard output), an
-    address at localhost, and the loopback names only. `allowed_hosts` are names without a
-    port; "*" ends the check of Host. It leaves nothing open, so a process may fork after it.
-    Raises ValueError for a bad setting, and Unavailable if the database cannot be opened.
+    TRACKER_URL and TRACKER_USER_HEADER, or is "tickets.db", "" (mail is printed to `output`, by
+    default standard output), an address at localhost, the loopback names only, and nothing.
+    `allowed_hosts` are names without a port; "*" ends the check of Host. It leaves nothing
+    open, so a process may fork after it. Raises ValueError for a bad setting, and Unavailable
+    if the database cannot be opened.
     """
     env = os.environ
     database = database if database is not None else env.get("TRACKER_DB") or "tickets.db"
     smtp = smtp if smtp is not None else env.get("TRACKER_SMTP", "")
     sender = sender if sender is not None else env.get("TRACKER_SENDER") or "tracker@localhost"
+    url = url if url is not None else env.get("TRACKER_URL", "")
+    user_header = user_header if user_header is not None else env.get("TRACKER_USER_HEADER", "")
     if allowed_hosts is None:
         allowed_hosts = re.split(r"[,\s]+", env.get("TRACKER_ALLOWED_HOSTS", ""))
-    if not text.is_sender(sender):
-        raise ValueError(f"the sender {sender!r} is not an email address")
-    post = Smtp(smtp, sender) if smtp else mailer.Console(output or sys.stdout)
+    whom = text.read_sender(sender)
+    if not whom:
+        raise ValueError(f"--sender (TRACKER_SENDER): {sender!r} is not an email address")
+    if url and not (re.fullmatch(r"https?://[!-~]+", url) and urlsplit(url).hostname):
+        raise ValueError(f"--url (TRACKER_URL): {url!r} is not an absolute http or https URL")
+    if not re.fullmatch(r"[A-Za-z0-9-]*", user_header):
+        raise ValueError(f"--user-header (TRACKER_USER_HEADER): {user_header!r} is no header")
+    try:
+        post = Smtp(smtp, whom[1]) if smtp else Console(output or sys.stdout)
+    except ValueError as error:
+        raise ValueError(f"--smtp (TRACKER_SMTP): it {error}") from None
     base = db.open_database(database, clock, show_progress)
-    return Tracker(base, mailer.Mailer(base, post, sender), filter(None, allowed_hosts))
+    hosts = filter(None, allowed_hosts)
+    return Tracker(base, mailer.Mailer(base, post, whom), hosts, url, user_header)
 
 
 def show_progress(words: str) -> None:
@@ -428,31 +425,21 @@ def main(argv: list[str] | None = None) -> int:
     env = os.environ
     options: dict[str, dict[str, Any]] = {
         "--db": {"default": env.get("TRACKER_DB") or "tickets.db", "help": "the database file"},
-        "--host": {
-            "default": env.get("TRACKER_HOST") or "127.0.0.1",
-            "help": "the address to bind to",
-        },
-        "--port": {
-            "default": env.get("TRACKER_PORT") or "8080",
-            "type": int,
-            "help": "the port, 0 for any",
-        },
+        "--host": {"default": env.get("TRACKER_HOST") or "127.0.0.1", "help": "where to listen"},
+        "--port": {"default": env.get("TRACKER_PORT") or "8080", "help": "the port, 0 for any"},
         "--smtp": {"metavar": "URL", "help": "smtp://user:password@host:port or smtps://..."},
-        "--sender": {"metavar": "ADDRESS", "help": "whom mail comes from"},
-        "--allow-host": {
-            "metavar": "NAME",
-            "action": "append",
-            "help": "serve this Host, too; * for any",
-        },
+        "--sender": {"metavar": "ADDRESS", "help": "whom mail comes from: 'Name <address>'"},
+        "--url": {"help": "where people find the tracker, for links in mail"},
+        "--allow-host": {"metavar": "NAME", "action": "append", "help": "serve it; * for any"},
+        "--user-header": {"metavar": "NAME", "help": "the header in which a proxy says who it is"},
         "--quiet": {"action": "store_true", "help": "no line per request"},
     }
     parser = argparse.ArgumentParser(prog="tracker", description="A ticket tracker with mail.")
+    parser.add_argument("--version", action="version", version=f"tracker {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="backup | send-test-mail")
     backup = commands.add_parser("backup", help="write a consistent copy while the server runs")
     backup.add_argument("file", metavar="FILE")
-    test = commands.add_parser(
-        "send-test-mail", help="send a mail through the queue, and tell what came of it"
-    )
+    test = commands.add_parser("send-test-mail", help="send a mail, and tell what came of it")
     test.add_argument("address", metavar="ADDRESS")
     for name, settings in options.items():
         parser.add_argument(name, **settings)
@@ -465,11 +452,15 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.command == "backup":
             return run_backup(args.db, args.file)
-        app = create_app(args.db, args.smtp, args.sender, args.allow_host)
+        if not args.command and not re.fullmatch("[0-9]{1,5}", args.port):
+            raise ValueError(f"--port (TRACKER_PORT): {args.port!r} is not a port")
+        app = create_app(
+            args.db, args.smtp, args.sender, args.allow_host, args.url, args.user_header
+        )
         try:
             if args.command == "send-test-mail":
                 return run_test_mail(app, args.address)
-            run_server(app, args.host, args.port)
+            run_server(app, args.host, int(args.port))
         finally:
             app.close()
         return 0
@@ -483,14 +474,16 @@ def main(argv: list[str] | None = None) -> int:
 def run_server(app: Tracker, host: str, port: int) -> None:
     """Serve until SIGTERM or Ctrl-C. Raises OSError if the port cannot be had."""
     slow = re.compile("text|assignee|%").search  # it may search; with % it might spell the others
+    post = app.mailer
 
     def ready(url: str) -> None:
         app.start()
         if not web.is_loopback(host):
             print(f"Warning: there is no login; whoever reaches {host} can read and change all.")
+        if isinstance(post.server, Smtp) and post.sender[1].endswith("@localhost"):
+            print(f"Warning: most mail servers refuse {post.sender[1]}; set --sender to yours.")
         print(
-            f"Tracker ready on {url}, database {app.database.name},"
-            f" mail goes to {app.mailer.server}.",
+            f"Tracker ready on {url}, database {app.database.name}, mail goes to {post.server}.",
             flush=True,
         )
 

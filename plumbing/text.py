@@ -60,9 +60,17 @@ def is_address(text: str) -> bool:
     return _ADDRESS.fullmatch(text) is not None
 
 
-def is_sender(text: str) -> bool:
-    """Whether mail may come from this address; it may be at a host without a domain."""
-    return _SENDER.fullmatch(text) is not None
+def read_sender(text: str) -> tuple[str, str] | None:
+    """The name (maybe empty) and the address in `Tickets <tickets@example.com>`, if it is that.
+
+    The address may be at a host without a domain.
+    """
+    found = re.fullmatch(r"\s*(?:(?P<name>[^<>]*?)\s*<(?P<in>[^<>]*)>|(?P<only>\S+))\s*", text)
+    if not found:
+        return None
+    name, address = (found["name"] or "").strip('" '), found["in"] or found["only"]
+    fine = _SENDER.fullmatch(address) and len(name) <= 100 and not fault_of_line(name)
+    return (name, address) if fine else None
 
 
 def same(one: str, other: str) -> bool:

@@ -26,7 +26,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 import bottle
 
 from . import Unavailable
-from .text import fault_of_line, fault_of_text
+from .text import fault_of_line, fault_of_text, is_address
 
 access = logging.getLogger("tracker.access")
 
@@ -204,11 +204,48 @@ def _string(shortest: int, longest: int, fault_of: Callable[[str], str | None]) 
     return rule
 
 
+def optional(rule: Rule) -> Rule:
+    """The rule, or null."""
+    return lambda value, fault: None if value is None else rule(value, fault)
+
+
+def email(value: Any, fault: Fault) -> Any:
+    """One plain address that every mail server can reach."""
+    if not isinstance(value, str):
+        return fault("must be a string")
+    value = value.strip()
+    if not value.isascii():
+        fault("must be ASCII; an address in another script cannot be reached by every server")
+    elif not is_address(value):
+        fault("is not a valid email address")
+    return value
+
+
 def reference(value: Any, fault: Fault) -> Any:
     """An id in a body."""
     if type(value) is not int:  # a bool is an int, too
         return fault("must be an id, a whole number")
     return value if 0 < value < 2**63 else fault("does not exist")  # what a column can hold
+
+
+def references(most: int, members: set[str]) -> Rule:
+    """A list of so many ids, or of objects with these members, as a GET returns them."""
+
+    def rule(value: Any, fault: Fault) -> Any:
+        if not isinstance(value, list):
+            return fault("must be a list of ids")
+        ids = [
+            item["id"] if isinstance(item, dict) and members >= item.keys() >= {"id"} else item
+            for item in value
+        ]
+        if len({id for id in ids if type(id) is int}) > most:
+            return fault(f"must have at most {most} items")
+        return [
+            reference(id, lambda detail, place=place: fault(detail, f"/{place}"))
+            for place, id in enumerate(ids)
+        ]
+
+    return rule
 
 
 def one_of(*values: str) -> Rule:

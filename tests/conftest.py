@@ -31,11 +31,21 @@ class Clock:
 
     def __init__(self):
         self.now = datetime(2026, 11, 22, 10, 32, 0, 123000, tzinfo=UTC)
+        self.passed = 0.0
 
     def __call__(self):
         return self.now
 
+    def monotonic(self):
+        return self.passed
+
     def advance(self, **how_much):
+        """Time passes."""
+        self.now += timedelta(**how_much)
+        self.passed += timedelta(**how_much).total_seconds()
+
+    def set(self, **how_much):
+        """Somebody sets the clock forward, or back; no time passes."""
         self.now += timedelta(**how_much)
 
 
@@ -210,6 +220,8 @@ def make_app(database, clock, printed):
     def make(**settings):
         settings = {"database": database, "smtp": "", "clock": clock, "output": printed} | settings
         apps.append(tracker.create_app(**settings))
+        if settings["clock"] is clock:
+            apps[-1].mailer.monotonic = clock.monotonic
         return apps[-1]
 
     yield make
@@ -266,7 +278,8 @@ def make_api(make_app):
     def make(smtp, timeout=10):
         app = make_app(smtp=smtp, sender=SENDER)
         if smtp:
-            app.mailer.server.timeout = timeout
+            server = app.mailer.server
+            server.connect_seconds = server.answer_seconds = server.data_seconds = timeout
         api = Api(app)
         if not api.get("/users").json:
             for name in CAST:
@@ -295,7 +308,7 @@ def attempted(api, times=1):
 
 def wait(api, clock, **how_long):
     clock.advance(**how_long)
-    api.app.mailer.wake()
+    api.app.mailer.worker.wake()
 
 
 def health(api):

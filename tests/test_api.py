@@ -304,7 +304,7 @@ def test_a_ticket_has_at_most_100_assignees(api):
     told = api.problem("POST", "/tickets", body)
     assert (told["status"], told["errors"]) == (
         422,
-        [{"pointer": "#/assignees", "detail": "must have at most 100 users"}],
+        [{"pointer": "#/assignees", "detail": "must have at most 100 items"}],
     )
     assert len(api.ticket(assignees=users[:100] * 5)["assignees"]) == 100  # each counts once
     told = api.problem("PUT", "/tickets/1/assignees/101")

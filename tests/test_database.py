@@ -473,7 +473,7 @@ def test_many_that_create_one_database_at_once_do_not_meet(tmp_path):
                 databases = list(pool.map(db.open_database, [tmp_path / f"{n}.db"] * 8))
             for each in databases:
                 with each.read() as conn:
-                    assert db.list_users(conn, None, 1) == (b"[]", None)
+                    assert db.list_by_id(conn, "user", None, 1) == (b"[]", None)
                 each.close()
     finally:
         sys.setswitchinterval(interval)
@@ -555,7 +555,9 @@ def test_of_writers_that_share_a_commit_each_fails_for_itself(app):
     assert kept == set(range(0, 200, 2))
     assert {type(outcome.exception()) for outcome in outcomes} == {type(None), KeyError}
     with app.database.read() as conn:
-        emails = {user["email"] for user in json.loads(db.list_users(conn, None, 1000).document)}
+        emails = {
+            user["email"] for user in json.loads(db.list_by_id(conn, "user", None, 1000).document)
+        }
     assert emails == {f"{n}@example.com" for n in kept}
 
 
@@ -788,7 +790,7 @@ def test_a_backup_whose_draft_would_be_the_database_is_refused(tmp_path):
     with pytest.raises(FileExistsError):
         database.backup(str(tmp_path / "tickets"), lambda done, pages: None)
     with database.read() as conn:
-        assert db.list_users(conn, None, 1) == (b"[]", None)
+        assert db.list_by_id(conn, "user", None, 1) == (b"[]", None)
     database.close()
 
 
@@ -798,12 +800,12 @@ def test_a_restored_backup_is_written_to_while_others_read(app, api, tmp_path):
     app.database.backup(str(target), lambda done, pages: None)
     restored = db.open_database(target)
     with restored.read() as reader:
-        assert db.list_projects(reader, None, 9)
+        assert db.list_by_id(reader, "project", None, 9)
         with restored.write() as writer:
             db.create_user(writer, {"name": "Max", "email": "max@example.com"})
     with restored.read() as conn:
         assert conn.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert db.get_user(conn, 1)
+        assert db.get(conn, "user", 1)
     restored.close()
 
 

@@ -100,7 +100,7 @@ UPDATE system
                    FROM old_emails
                   ORDER BY id DESC
                   LIMIT 1),
-       (server, error, ask_again_at) = (SELECT state, error, ask_again_at FROM mail_server);
+       error = (SELECT error FROM mail_server);
 
 -- No id is used twice, also not that of a row that is gone.
 DELETE FROM sqlite_sequence WHERE name IN ('users', 'projects', 'emails');

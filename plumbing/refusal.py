@@ -1,0 +1,98 @@
+"""Why a message did not go out, and what a mail server means by a refusal: whom it is about.
+
+Learned from the replies of Postfix, Exim, Sendmail, OpenSMTPD, Exchange, Gmail, Amazon SES
+and others; tests/test_refusals.py has them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+
+class Failure(Exception):
+    """A message did not go out. `about` says whom the reason concerns:
+
+    "recipient" and "message": this will never be taken. "us": nothing is taken from us, for
+    a wrong password, a missing login or our sender. "unclear": refused for good, but for whom?
+    "later": not now. "connection": it was lost in the middle. "uncertain": it was lost after
+    all was sent, so the server may have the message. "server": it cannot be reached at all.
+    """
+
+    def __init__(self, about: str, words: str) -> None:
+        super().__init__("".join(char if char.isprintable() else " " for char in words)[:300])
+        self.about = about
+
+
+class Reply(NamedTuple):
+    """What a server says to a command."""
+
+    code: int
+    text: str
+
+
+# By the enhanced status (RFC 3463, 4954, 7372, and what Exchange adds), where that is clear.
+_STATUSES = {
+    "us": r"5\.(1\.[78]|7\.(2[03-7]|3|8|11|14|57|60|64)|2\.252)",
+    "recipient": r"5\.(1\.([1-46]|10)|2\.[1-24]|4\.(1|310)|7\.(5|12\d|13\d))",
+    "message": r"5\.(2\.3|3\.4|6\.\d+)",
+}
+# By words, where the status says nothing or is missing.
+_RECIPIENT_FIRST = re.compile(r"recipient (address )?(is )?(rejected|refused|invalid)", re.I)
+_SENDER = re.compile(
+    r"sender|send ?as|not owned|return.?path|(mail )?from (address|header|domain)|mail from", re.I
+)
+_LOGIN = re.compile(
+    r"authenticat|credential|log ?in|starttls|encryption (is )?(required|needed)|password"
+    r"|not verified|not authori[sz]ed|(allowed|permitted) to send|\bhelo|\behlo|spf|dkim|dmarc",
+    re.I,
+)
+_POLICY = re.compile(
+    r"relay|block|blacklist|policy|reputation|spamhaus|rbl|reverse|\bptr\b|\brate\b|limit|too many"
+    r"|\bip\b|client host|access denied|unsolicited|suspicious|try again|temporar",
+    re.I,
+)
+_RECIPIENT = re.compile(
+    r"recipient|user|unknown|no such|(does not|doesn't) exist|mailbox|quota|invalid address"
+    r"|unrout|undeliverable|disabled|inactive|suspended|no longer|not our customer|account",
+    re.I,
+)
+_MESSAGE = re.compile(
+    r"too (big|large|long)|size|content|virus|malware|spam|attachment|header|line length"
+    r"|message (was |is )?(rejected|refused)",
+    re.I,
+)
+
+
+def whom(step: str, reply: Reply) -> str:
+    """Whom a refusal is about, by what it means, and not by the step alone.
+
+    `step` is the command, "." after the data: Postfix reports a bad sender at RCPT, Exchange
+    after the data. One of "recipient", "message", "us", "unclear"; for 4xx "later", for 421
+    "connection".
+    """
+    if reply.code // 100 == 4:
+        return "connection" if reply.code == 421 else "later"
+    if step == "AUTH" or reply.code in (530, 534, 535, 538):
+        return "us"
+    found = re.match(r"5\.\d{1,3}\.\d{1,3}\b", reply.text)
+    status = found[0] if found else ""
+    words = re.sub(r"<[^>]*>|\S+@\S+|https?://\S+", " ", reply.text)  # names mean nothing
+    if _RECIPIENT_FIRST.search(words):
+        return "recipient"
+    for about, pattern in _STATUSES.items():
+        if re.fullmatch(pattern, status):
+            return about
+    if _SENDER.search(words):
+        return "us"
+    if reply.code == 552 and step != "RCPT":
+        return "message"
+    if _POLICY.search(words):
+        return "unclear"
+    if _LOGIN.search(words):
+        return "us"
+    if step == "RCPT" and _RECIPIENT.search(words):
+        return "recipient"
+    if step in ("DATA", ".") and _MESSAGE.search(words):
+        return "message"
+    return "us" if step == "MAIL" else "unclear"

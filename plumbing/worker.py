@@ -1,0 +1,75 @@
+"""A thread that does one thing again and again, beside what a service answers."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+from collections.abc import Callable
+
+log = logging.getLogger("tracker")
+
+
+class Worker:
+    """Calls `work` when woken, and every `seconds`, in a thread of the process that starts it.
+
+    Nothing is started before start(), which may be called at each request; a forked child has
+    no part in the thread of its parent. `interrupt` breaks off what `work` waits for.
+    """
+
+    def __init__(
+        self, name: str, work: Callable[[], None], interrupt: Callable[[], None], seconds: float
+    ) -> None:
+        self._name, self._work, self._interrupt, self._seconds = name, work, interrupt, seconds
+        self._starting = threading.Lock()
+        self._awake = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._process: int | None = None  # the one whose thread it is
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `work` should come to its end."""
+        return self._stop.is_set()
+
+    def start(self) -> None:
+        """Run the thread, unless it runs. Where no thread is to be had, the next call tries."""
+        if self._process is None and not self.stopping:
+            with self._starting:
+                if self._process is None:
+                    thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                    try:
+                        thread.start()
+                    except RuntimeError as error:
+                        log.warning("The %s cannot start: %s", self._name, error)
+                        return
+                    self._thread, self._process = thread, os.getpid()
+                    atexit.register(self.close)  # so that a process does not end amid the work
+
+    def wake(self) -> None:
+        """Have the work done now."""
+        self._awake.set()
+
+    def wait(self, seconds: float) -> bool:
+        """For use in `work`: wait, but not beyond close(); whether it is time to stop."""
+        return self._stop.wait(seconds)
+
+    def close(self) -> None:
+        """End the thread within 4 seconds: first politely, then by an interrupt."""
+        if self._process not in (None, os.getpid()):
+            return
+        self._stop.set()
+        self._awake.set()
+        atexit.unregister(self.close)
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(2)
+            if self._thread.is_alive():
+                self._interrupt()
+                self._thread.join(2)
+
+    def _run(self) -> None:
+        while not self.stopping:
+            self._awake.clear()
+            self._work()
+            self._awake.wait(self._seconds)
