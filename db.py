@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,22 +41,18 @@ class Conflict(Exception):
 
 
 class Page(NamedTuple):
-    """A part of a list: a JSON array, and where the next one starts, as (place, id)."""
+    """A part of a list: a JSON array, and where the next one starts."""
 
     document: bytes
     next: Start | None
 
 
-Start = tuple[str, int]  # the first item of a page: the time or id that orders it, and its id
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
+Start = tuple[str, int]  # the first item of a page: what orders it, where not the id, and its id
 
 
 def open_database(
     location: str | os.PathLike[str],
-    clock: Callable[[], datetime] = utc_now,
+    clock: Callable[[], datetime] = sqlite.utc_now,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Database:
     """The tracker database at `location`, created or brought forward. Raises Unavailable."""
@@ -64,9 +60,7 @@ def open_database(
     schema = sqlite.Schema(
         application_id=0x7469636B,  # "tick"
         create=(here / "schema.sql").read_text("utf-8"),
-        upgrades=tuple(
-            step.read_text("utf-8") for step in sorted((here / "upgrades").glob("*.sql"))
-        ),
+        upgrades=[file.read_text("utf-8") for file in sorted(here.glob("upgrades/*.sql"))],
         functions={"fold": fold, "name_key": name_key},
     )
     return Database(location, schema, clock, progress)
@@ -77,9 +71,8 @@ def open_database(
 
 def get(conn: Connection, what: str, id: int) -> bytes:
     """The document of a "user", "project", "ticket", "email" or "full_email". Raises NotFound."""
-    row: tuple[bytes] | None = conn.execute(
-        f"SELECT CAST(document AS BLOB) FROM {what}_documents WHERE id = :id", {"id": id}
-    ).fetchone()
+    sql = f"SELECT CAST(document AS BLOB) FROM {what}_documents WHERE id = :id"
+    row: tuple[bytes] | None = conn.execute(sql, {"id": id}).fetchone()
     if row is None:
         raise NotFound(f"There is no {what.removeprefix('full_')} {id}.")
     return row[0]
@@ -94,8 +87,7 @@ def _page(conn: Connection, what: str, places: str, values: dict[str, Any], limi
     """The documents of at most `limit` of the (place, id) that the query `places` finds."""
     # In one row, as the interpreter is let go at each: with four threads this is four times
     # as fast. One place more than are shown tells where the next page starts.
-    document, place, id = conn.execute(
-        f"""
+    sql = f"""
         WITH page AS MATERIALIZED ({places} LIMIT :limit + 1)
         SELECT (SELECT CAST(group_concat(document) AS BLOB)
                   FROM (SELECT document
@@ -103,9 +95,8 @@ def _page(conn: Connection, what: str, places: str, values: dict[str, Any], limi
                          CROSS JOIN {what}_documents AS documents ON documents.id = page.id
                          LIMIT :limit)),
                (SELECT place FROM page LIMIT 1 OFFSET :limit),
-               (SELECT id FROM page LIMIT 1 OFFSET :limit)""",
-        {**values, "limit": limit},
-    ).fetchone()
+               (SELECT id FROM page LIMIT 1 OFFSET :limit)"""
+    document, place, id = conn.execute(sql, {**values, "limit": limit}).fetchone()
     return Page(b"[%b]" % (document or b""), None if id is None else (str(place), id))
 
 
@@ -187,6 +178,7 @@ def delete_project(conn: Connection, project_id: int) -> None:
 # ---------------------------------------------------------------- tickets
 
 STATUSES = ("open", "in progress", "closed")
+Ticket = dict[str, Any]  # what its document says
 Changes = dict[str, dict[str, Any]]  # {"status": {"from": "open", "to": "closed"}}
 
 
@@ -194,7 +186,7 @@ class Change(NamedTuple):
     """What happened to a ticket, as it is told to people."""
 
     history_id: int
-    ticket: dict[str, Any]  # as it is now
+    ticket: Ticket  # as it is now
     changes: Changes | None  # None: it is new
     by: str | None
     comment: str | None
@@ -272,65 +264,53 @@ def _is_rare(conn: Connection, text: str, filtered: object) -> bool:
     if not filtered:
         return True  # it gives the order that is asked for
     # As a page of what n of N tickets hold is found among N / n, both cost the same at about:
-    (newest,) = conn.execute("SELECT coalesce(max(id), 0) FROM tickets").fetchone()
-    common = math.isqrt(30 * newest) + 1
-    (found,) = conn.execute(
-        """
+    [newest] = conn.execute("SELECT coalesce(max(id), 0) FROM tickets").fetchone()
+    values = {"phrase": _phrase(text), "common": math.isqrt(30 * newest) + 1}
+    sql = """
         SELECT count(*)
-          FROM (SELECT 1 FROM ticket_texts WHERE ticket_texts MATCH :phrase LIMIT :common)""",
-        {"phrase": _phrase(text), "common": common},
-    ).fetchone()
-    return bool(found < common)
+          FROM (SELECT 1 FROM ticket_texts WHERE ticket_texts MATCH :phrase LIMIT :common)"""
+    [found] = conn.execute(sql, values).fetchone()
+    return bool(found < values["common"])
 
 
 def list_missing(conn: Connection, table: str, ids: Iterable[int]) -> list[int]:
     """Those of the ids that `table`, "users" or "projects", does not have."""
-    rows = conn.execute(
-        f"SELECT value FROM json_each(:ids) WHERE value NOT IN (SELECT id FROM {table})",
-        {"ids": json.dumps(list(ids))},
-    )
-    return [id for (id,) in rows]
+    sql = f"SELECT value FROM json_each(:ids) WHERE value NOT IN (SELECT id FROM {table})"
+    return [id for (id,) in conn.execute(sql, {"ids": json.dumps(list(ids))})]
 
 
 def create_ticket(
-    conn: Connection, ticket: dict[str, Any], by: str | None = None
+    conn: Connection, ticket: Ticket, by: str | None = None
 ) -> tuple[bytes, Change | None]:
     """Save a new ticket with its assignees: its document, and what there is to tell, if so."""
-    ticket_id = _insert(
-        conn,
-        """
+    sql = """
         INSERT INTO tickets (title, description, project_id, status, created_at, text)
-        VALUES (:title, :description, :project_id, :status, :now, :text)""",
-        {**ticket, "now": conn.now, "text": _searched(ticket), "assignees": None},
-    )
+        VALUES (:title, :description, :project_id, :status, :now, :text)"""
+    values = {**ticket, "now": conn.now, "text": _searched(ticket), "assignees": None}
+    ticket_id = _insert(conn, sql, values)
     _assign(conn, ticket_id, set(ticket["assignees"]))
     document = get(conn, "ticket", ticket_id)
     if not ticket["assignees"]:
         return document, None
-    return document, _record(conn, conn.now, json.loads(document), None, by, None)
+    return document, _record(conn, conn.now, Change(0, json.loads(document), None, by, None))
 
 
 def update_ticket(
-    conn: Connection,
-    ticket: dict[str, Any],
-    fields: dict[str, Any],
-    comment: str | None = None,
-    by: str | None = None,
+    conn: Connection, ticket: Ticket, fields: Ticket, why: str | None = None, by: str | None = None
 ) -> tuple[bytes, Change | None]:
     """Give the ticket the values of `fields`, and write down what that changed, and why.
 
-    Returns its document, and the change if there was one. `ticket` is what its document said;
-    `fields["assignees"]` is the list of all user ids. Where nothing differs as it reads, and
-    there is no comment, nothing is written.
+    Returns its document, and the change: none where nothing differs as it reads, and there is
+    no `why`. `fields["assignees"]` is the list of all user ids.
     """
     changed: dict[str, Any] = {
         field: fields[field]
         for field in ("title", "description", "project_id", "status")
-        if field in fields and not _same(fields[field], ticket[field])
+        if field in fields and not same(str(fields[field] or ""), str(ticket[field] or ""))
     }
     present = {user["id"] for user in ticket["assignees"]}
     wanted = set(fields.get("assignees", present))
-    if not changed and wanted == present and not comment:
+    if not changed and wanted == present and not why:
         return get(conn, "ticket", ticket["id"]), None
 
     # The clock may have been set back: a ticket is never changed before it was.
@@ -343,21 +323,17 @@ def update_ticket(
     if "text" in named:  # once more, for a change of case only, which looks like one by hand
         conn.execute("UPDATE tickets SET text = :text WHERE id = :id AND text <> :text", values)
     _assign(conn, ticket["id"], wanted - present)
-    conn.executemany(
-        "DELETE FROM assignments WHERE ticket_id = :ticket AND user_id = :user",
-        [{"ticket": ticket["id"], "user": user_id} for user_id in present - wanted],
-    )
+    sql = "DELETE FROM assignments WHERE ticket_id = :ticket AND user_id = :user"
+    conn.executemany(sql, [{"ticket": ticket["id"], "user": id} for id in present - wanted])
     document = get(conn, "ticket", ticket["id"])
     after = json.loads(document)
-    changes: Changes = {
-        field: {"from": ticket[field], "to": value} for field, value in changed.items()
-    }
+    changes: Changes = {name: {"from": ticket[name], "to": new} for name, new in changed.items()}
     if wanted != present:
         changes["assignees"] = {
             side: [{"id": user["id"], "name": user["name"]} for user in state["assignees"]]
             for side, state in (("from", ticket), ("to", after))
         }
-    return document, _record(conn, now, after, changes, by, comment or None)
+    return document, _record(conn, now, Change(0, after, changes, by, why or None))
 
 
 def list_history(conn: Connection, ticket_id: int, start: Start | None, limit: int) -> Page:
@@ -372,42 +348,24 @@ def list_history(conn: Connection, ticket_id: int, start: Start | None, limit: i
     return _page(conn, "history", changes, values, limit)
 
 
-def _same(new: Any, old: Any) -> bool:
-    if isinstance(new, str) or isinstance(old, str):
-        return same(new or "", old or "")
-    return bool(new == old)
-
-
-def _searched(ticket: dict[str, Any]) -> str:
+def _searched(ticket: Ticket) -> str:
     """The text of a ticket in the form in which it is searched; see schema.sql."""
     return f"{fold(ticket['title'])}\x1f{fold(ticket['description'] or '')}\x1f\x1f"
 
 
 def _assign(conn: Connection, ticket_id: int, user_ids: set[int]) -> None:
-    conn.executemany(
-        "INSERT INTO assignments (ticket_id, user_id) VALUES (:ticket, :user)",
-        [{"ticket": ticket_id, "user": user_id} for user_id in user_ids],
-    )
+    sql = "INSERT INTO assignments (ticket_id, user_id) VALUES (:ticket, :user)"
+    conn.executemany(sql, [{"ticket": ticket_id, "user": user_id} for user_id in user_ids])
 
 
-def _record(
-    conn: Connection,
-    now: str,
-    ticket: dict[str, Any],
-    changes: Changes | None,
-    by: str | None,
-    comment: str | None,
-) -> Change:
-    values: dict[str, Any] = {"ticket": ticket["id"], "now": now, "by": by, "comment": comment}
-    values["changes"] = None if changes is None else json.dumps(changes, ensure_ascii=False)
-    history_id = _insert(
-        conn,
-        """
+def _record(conn: Connection, now: str, change: Change) -> Change:
+    sql = """
         INSERT INTO history (ticket_id, changed_at, changes, changed_by, comment)
-        VALUES (:ticket, :now, :changes, :by, :comment)""",
-        values,
-    )
-    return Change(history_id, ticket, changes, by, comment)
+        VALUES (:ticket, :now, :changes, :by, :comment)"""
+    values = {**change._asdict(), "ticket": change.ticket["id"], "now": now}
+    if change.changes is not None:
+        values["changes"] = json.dumps(change.changes, ensure_ascii=False)
+    return change._replace(history_id=_insert(conn, sql, values))
 
 
 # ---------------------------------------------------------------- the outbox
@@ -439,10 +397,8 @@ def queue_emails(
     conn: Connection, history_id: int, subject: str, body: str, user_ids: Iterable[int]
 ) -> None:
     """Queue the message about a change to each of the users, due now."""
-    conn.execute(
-        "UPDATE history SET subject = :subject, body = :body WHERE id = :id",
-        {"id": history_id, "subject": subject, "body": body},
-    )
+    text = {"id": history_id, "subject": subject, "body": body}
+    conn.execute("UPDATE history SET subject = :subject, body = :body WHERE id = :id", text)
     conn.executemany(
         "INSERT INTO emails (history_id, user_id, next_attempt_at) VALUES (:history, :user, :now)",
         [{"history": history_id, "user": user_id, "now": conn.now} for user_id in user_ids],
@@ -465,23 +421,17 @@ def retry_email(conn: Connection, email_id: int) -> None:
     """
     if json.loads(get(conn, "email", email_id))["state"] == "sent":
         raise Conflict(f"Email {email_id} is already sent.")
-    _queue_again(conn, "id = :id", {"id": email_id})
+    retry_emails(conn, email_id)
 
 
-def retry_emails(conn: Connection) -> int:
-    """Queue all failed mail anew; how much there was."""
-    return _queue_again(conn, "state = 'failed'", {})
-
-
-def _queue_again(conn: Connection, which: str, values: dict[str, Any]) -> int:
+def retry_emails(conn: Connection, email_id: int | None = None) -> int:
+    """The same for all failed mail, or the one; how much there was."""
     set_mail_error(conn, None)
-    return conn.execute(
-        f"""
+    sql = f"""
         UPDATE emails
            SET state = 'queued', attempts = 0, uncertain = 0, error = NULL, next_attempt_at = :now
-         WHERE {which}""",
-        values | {"now": conn.now},
-    ).rowcount
+         WHERE {"id = :id" if email_id else "state = 'failed'"}"""
+    return conn.execute(sql, {"id": email_id, "now": conn.now}).rowcount
 
 
 class Due(NamedTuple):
@@ -498,15 +448,14 @@ def list_due(conn: Connection, longest: str, limit: int) -> list[Due]:
 
     `longest` is the time after the longest wait: what is later was written by a wrong clock.
     """
-    rows = conn.execute(
-        """
+    sql = """
         SELECT id, attempts, uncertain, next_attempt_at
           FROM emails
-         WHERE next_attempt_at <= :now OR next_attempt_at > :longest  -- only what is queued has one
+         WHERE next_attempt_at IS NOT NULL  -- it is queued
+           AND (next_attempt_at <= :now OR next_attempt_at > :longest)
          ORDER BY next_attempt_at, id
-         LIMIT :limit""",
-        {"now": conn.now, "longest": longest, "limit": limit},
-    )
+         LIMIT :limit"""
+    rows = conn.execute(sql, {"now": conn.now, "longest": longest, "limit": limit})
     return [Due(*row) for row in rows]
 
 
@@ -516,8 +465,7 @@ def get_outgoing(conn: Connection, email_id: int) -> dict[str, Any]:
     id, message_id, address, subject, body, changed_at, ticket_id, ticket_created_at,
     project_id, project, token, domain.
     """
-    rows = conn.execute(
-        """
+    sql = """
         SELECT emails.id, message_id, subject, body, changed_at,
                CASE WHEN user_id IS NULL THEN address ELSE users.email END AS address,
                ticket_id, tickets.created_at AS ticket_created_at,
@@ -528,62 +476,54 @@ def get_outgoing(conn: Connection, email_id: int) -> dict[str, Any]:
           LEFT JOIN tickets ON tickets.id = history.ticket_id
           LEFT JOIN projects ON projects.id = tickets.project_id
          CROSS JOIN system
-         WHERE emails.id = :id""",
-        {"id": email_id},
-    )
+         WHERE emails.id = :id"""
+    rows = conn.execute(sql, {"id": email_id})
     names = [column[0] for column in rows.description]
     return dict(zip(names, rows.fetchone(), strict=True))
 
 
 def record_sent(conn: Connection, due: Due, address: str) -> None:
     """The server took the mail for this address; no matter for what was queued anew to another."""
-    conn.execute(
-        """
+    sql = """
         UPDATE emails
            SET state = 'sent', attempts = attempts + 1, error = NULL,
                address = :address, next_attempt_at = NULL, sent_at = :now
          WHERE id = :id AND state <> 'sent'
            AND (next_attempt_at = :next_attempt_at
-                OR :address = coalesce((SELECT email FROM users WHERE id = user_id), address))""",
-        due._asdict() | {"address": address, "now": conn.now},
-    )
+                OR :address = coalesce((SELECT email FROM users WHERE id = user_id), address))"""
+    conn.execute(sql, {**due._asdict(), "address": address, "now": conn.now})
 
 
 def record_failure(
-    conn: Connection, due: Due, address: str | None, error: str, uncertain: int, again: str | None
+    conn: Connection, due: Due, address: str | None, error: str, again: str | None
 ) -> bool:
     """An attempt failed; the next one is at `again`, or the mail is failed for good.
 
     Whether it was written down: not for what was queued anew meanwhile.
     """
-    rows = conn.execute(
-        """
+    sql = """
         UPDATE emails
            SET state = CASE WHEN :again IS NULL THEN 'failed' ELSE 'queued' END,
                attempts = attempts + 1, uncertain = :uncertain, error = :error,
                next_attempt_at = :again, address = coalesce(:address, address)
-         WHERE id = :id AND next_attempt_at = :next_attempt_at""",
-        due._asdict()
-        | {"address": address, "error": error, "uncertain": uncertain, "again": again},
-    )
-    return rows.rowcount == 1
+         WHERE id = :id AND next_attempt_at = :next_attempt_at"""
+    values = {**due._asdict(), "address": address, "error": error, "again": again}
+    return bool(conn.execute(sql, values).rowcount)
 
 
 def give_up(conn: Connection, email_id: int, error: str) -> None:
     """Have a mail failed whatever is in its row."""
-    conn.execute(
-        """
+    sql = """
         UPDATE emails
            SET state = 'failed', error = :error, next_attempt_at = NULL, sent_at = NULL
-         WHERE id = :id""",
-        {"id": email_id, "error": error},
-    )
+         WHERE id = :id"""
+    conn.execute(sql, {"id": email_id, "error": error})
 
 
 def get_mail_error(conn: Connection) -> str | None:
     """What is wrong with the mail server, as far as the deliverer knows."""
-    row: tuple[str | None] = conn.execute("SELECT error FROM system").fetchone()
-    return row[0]
+    [error] = conn.execute("SELECT error FROM system").fetchone()
+    return error and str(error)
 
 
 def set_mail_error(conn: Connection, error: str | None) -> None:
@@ -602,7 +542,5 @@ def begin_delivery(conn: Connection, domain: str) -> None:
 
 def get_health(conn: Connection) -> bytes:
     """The document of /health: how much mail waits, since when, how much failed, and why."""
-    row: tuple[bytes] = conn.execute(
-        "SELECT CAST(document AS BLOB) FROM health_document"
-    ).fetchone()
-    return row[0]
+    [document] = conn.execute("SELECT CAST(document AS BLOB) FROM health_document").fetchone()
+    return bytes(document)

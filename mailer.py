@@ -15,18 +15,18 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from email.utils import format_datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING or not __package__:
     import db
     from plumbing import Unavailable
-    from plumbing.message import Message, named
+    from plumbing.message import Message, Outlet, named
     from plumbing.refusal import Failure
     from plumbing.worker import Worker
 else:
     from . import db
     from .plumbing import Unavailable
-    from .plumbing.message import Message, named
+    from .plumbing.message import Message, Outlet, named
     from .plumbing.refusal import Failure
     from .plumbing.worker import Worker
 
@@ -98,20 +98,19 @@ def describe_changes(changes: db.Changes, projects: dict[int, str]) -> Iterator[
     """A line for each field: 'Status: "Open" -> "Closed"'."""
     for field, change in changes.items():
         before, after = change["from"], change["to"]
-        match field:
-            case "assignees":
-                added = [user["name"] for user in after if user not in before]
-                removed = [user["name"] for user in before if user not in after]
-                parts = (("added", added), ("removed", removed))
-                words = "; ".join(f"{verb} {', '.join(names)}" for verb, names in parts if names)
-            case "description":  # the new one follows
-                words = "changed" if before and after else "added" if after else "removed"
-            case "status":
-                words = f'"{before.capitalize()}" -> "{after.capitalize()}"'
-            case "project_id":
-                words = f'"{projects[before]}" -> "{projects[after]}"'
-            case _:
-                words = f'"{before}" -> "{after}"'
+        if field == "assignees":
+            added = [user["name"] for user in after if user not in before]
+            removed = [user["name"] for user in before if user not in after]
+            parts = (("added", added), ("removed", removed))
+            words = "; ".join(f"{verb} {', '.join(names)}" for verb, names in parts if names)
+        elif field == "description":  # the new one follows
+            words = "changed" if before and after else "added" if after else "removed"
+        else:
+            if field == "project_id":
+                before, after = projects[before], projects[after]
+            elif field == "status":
+                before, after = before.capitalize(), after.capitalize()
+            words = f'"{before}" -> "{after}"'
         yield f"{field.removesuffix('_id').capitalize()}: {words}"
 
 
@@ -138,14 +137,6 @@ def compose(email: dict[str, Any], sender: Sender) -> Message:
 # ---------------------------------------------------------------- delivery
 
 
-class Server(Protocol):
-    """Where mail goes: plumbing.smtp.Smtp, or plumbing.message.Console."""
-
-    def send(self, message: Message) -> None: ...
-    def close(self) -> None: ...
-    def interrupt(self) -> None: ...
-
-
 class Outcome(NamedTuple):
     """A mail that was tried, as it was queued then, and why it did not go out, if so."""
 
@@ -161,7 +152,7 @@ class Mailer:
     What becomes of a mail depends on whom the server's refusal is about: see _record_mail.
     """
 
-    def __init__(self, database: db.Database, server: Server, sender: Sender) -> None:
+    def __init__(self, database: db.Database, server: Outlet, sender: Sender) -> None:
         self.database, self.server, self.sender = database, server, sender
         self.worker = Worker("mailer", self.work, server.interrupt, POLL_SECONDS)
         self.delivers = False  # this process, and no other on the database
@@ -174,13 +165,14 @@ class Mailer:
     def work(self) -> None:
         """Deliver what is due, if nobody else does. Raises nothing: trouble is told."""
         try:
-            if not self.database.may_deliver():
-                self.delivers = False
-            elif self.delivers:
+            if self.database.may_deliver():
+                if not self.delivers:
+                    with self.database.write() as conn:
+                        db.begin_delivery(conn, self.sender[1].rpartition("@")[2])
+                    self._pause, self.delivers = None, True
                 self.deliver()
             else:
-                self._begin()
-                self.deliver()
+                self.delivers = False
             self._tell(None)
         except Unavailable as error:
             self._tell(str(error))
@@ -198,11 +190,6 @@ class Mailer:
         if trouble and trouble != self.trouble:
             log.warning("Mail waits: %s", trouble, exc_info=defect)
         self.trouble = trouble
-
-    def _begin(self) -> None:
-        with self.database.write() as conn:
-            db.begin_delivery(conn, self.sender[1].rpartition("@")[2])
-        self._pause, self.delivers = None, True
 
     def deliver(self) -> None:
         """Send what is due until nothing is, over one connection as long as it lasts."""
@@ -225,18 +212,13 @@ class Mailer:
             due = db.list_due(conn, longest, BATCH)
         if self.worker.stopping or not due:
             return False
-        waiting = self._pause and self.monotonic() < self._ask_again
-        if waiting and self._pause and self._pause.about == "us":
-            return False
-        if waiting:  # who is due while the server is known to be down shares that finding
+        if self._pause and self.monotonic() < self._ask_again:
+            if self._pause.about == "us":
+                return False
+            # Who is due while the server is known to be down shares that finding.
             self._record([Outcome(each, None, self._pause) for each in due])
             return True
-        outcomes: list[Outcome] = []
-        try:
-            for outcome in self._attempts(due):
-                outcomes.append(outcome)
-        finally:
-            self._record(outcomes)
+        self._record(list(self._attempts(due)))
         return True
 
     def _attempts(self, due: list[db.Due]) -> Iterator[Outcome]:
@@ -321,17 +303,17 @@ class Mailer:
         if failure is None:
             db.record_sent(conn, due, address or "")
         elif failure.about != "us":
-            uncertain = due.uncertain + (failure.about == "uncertain")
+            due = due._replace(uncertain=due.uncertain + (failure.about == "uncertain"))
             final = (
                 failure.about in ("recipient", "message")
                 or due.attempts + 1 >= MOST_ATTEMPTS
-                or (failure.about == "uncertain" and uncertain >= MOST_UNCERTAIN)
+                or (failure.about == "uncertain" and due.uncertain >= MOST_UNCERTAIN)
             )
             words = str(failure)
             if final and failure.about == "uncertain":
                 words = f"given up, as the server may have it already: {words}"[:300]
             again = None if final else later(conn.now, backoff(due.attempts))
-            if db.record_failure(conn, due, address, words, uncertain, again) and final:
+            if db.record_failure(conn, due, address, words, again) and final:
                 log.warning("Mail %s has failed: %s", due.id, words)
 
     def _record_server(self, conn: db.Connection, failure: Failure | None) -> None:

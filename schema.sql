@@ -1,10 +1,8 @@
 -- The nouns of the ticket tracker, and the rules that hold whoever writes to the
--- database: the service, a script, or somebody at a SQL prompt.
---
--- No id is ever used twice: those of rows that can be deleted are AUTOINCREMENT. Times are
--- RFC 3339 text in UTC with milliseconds ('2026-11-22T10:32:00.123Z'): it sorts as it reads.
--- The views at the end write the JSON of the API, so that each representation stands once.
-
+-- database: the service, a script, or somebody at a SQL prompt. No id is ever used twice:
+-- those of rows that can be deleted are AUTOINCREMENT. Times are RFC 3339 text in UTC with
+-- milliseconds ('2026-11-22T10:32:00.123Z'): it sorts as it reads. The views at the end
+-- write the JSON of the API, so that each representation stands once.
 
 -- ------------------------------------------------------------ users and projects
 
@@ -21,15 +19,14 @@ CREATE TABLE projects (
     name     TEXT NOT NULL CHECK (length(name) BETWEEN 3 AND 100),
     -- The name in the form in which names are compared: NOCASE would know ASCII only.
     name_key TEXT NOT NULL UNIQUE,
-    -- Tickets per status, kept by triggers: counting them again at each GET /projects would
-    -- make it slower with every ticket. counted grows by one at each step of the triggers;
-    -- who changes a count by hand does not know of it, and is refused.
+    -- Tickets per status, kept by triggers, as counting them at each GET /projects would cost
+    -- more with every ticket. At each step of the triggers counted grows by one; who changes a
+    -- count by hand does not know of that, and is refused.
     open        INTEGER NOT NULL DEFAULT 0,
     in_progress INTEGER NOT NULL DEFAULT 0,
     closed      INTEGER NOT NULL DEFAULT 0,
     counted     INTEGER NOT NULL DEFAULT 0
 ) STRICT;
-
 
 -- ------------------------------------------------------------ tickets
 
@@ -38,15 +35,14 @@ CREATE TABLE tickets (
     project_id  INTEGER NOT NULL REFERENCES projects ON DELETE RESTRICT,
     status      TEXT NOT NULL CHECK (status IN ('open', 'in progress', 'closed')),
     created_at  TEXT NOT NULL CHECK (created_at IS strftime('%Y-%m-%dT%H:%M:%fZ', created_at)),
-    updated_at  TEXT  -- NULL until the first change
-                CHECK (updated_at IS strftime('%Y-%m-%dT%H:%M:%fZ', updated_at)),
-    -- What the sort by update goes by: never updated counts as updated at creation.
+    updated_at  TEXT CHECK (updated_at IS strftime('%Y-%m-%dT%H:%M:%fZ', updated_at)),
+    -- What the sort by update goes by: NULL, never updated, counts as updated at creation.
     touched_at  TEXT NOT NULL GENERATED ALWAYS AS (coalesce(updated_at, created_at)) VIRTUAL,
     title       TEXT NOT NULL CHECK (length(title) BETWEEN 1 AND 200),
     description TEXT CHECK (length(description) <= 10000),
     -- What is searched: title and description in folded form, each with a U+001F behind it,
     -- and one more, so that every two characters of it begin a group of three.
-    text        TEXT NOT NULL DEFAULT '',
+    text        TEXT NOT NULL CHECK (text <> ''),
     CHECK (updated_at >= created_at)
 ) STRICT;
 
@@ -82,13 +78,11 @@ CREATE INDEX tickets_by_project_touch  ON tickets (project_id, status, touched_a
 CREATE INDEX assignments_by_user       ON assignments (user_id, ticket_id);
 CREATE INDEX history_by_ticket         ON history (ticket_id);
 
--- Finds text inside words, from three characters up, in the tickets up to system.indexed:
--- 64 are taken in at once, as that costs little more than one; the newest are looked at one
--- by one.
+-- Finds text inside words, from three characters up, in the tickets up to system.indexed: 64
+-- are taken in at once, as that costs little more than one; the newest are looked at singly.
 CREATE VIRTUAL TABLE ticket_texts
 USING fts5 (text, content = 'tickets', content_rowid = 'id', columnsize = 0,
             tokenize = 'trigram case_sensitive 1');
-
 
 -- ------------------------------------------------------------ the outbox
 
@@ -107,8 +101,7 @@ CREATE TABLE emails (
     attempts        INTEGER NOT NULL DEFAULT 0,
     uncertain       INTEGER NOT NULL DEFAULT 0,  -- of them, those after which the server may have it
     error           TEXT,
-    next_attempt_at TEXT
-        CHECK (next_attempt_at IS strftime('%Y-%m-%dT%H:%M:%fZ', next_attempt_at)),
+    next_attempt_at TEXT CHECK (next_attempt_at IS strftime('%Y-%m-%dT%H:%M:%fZ', next_attempt_at)),
     sent_at         TEXT CHECK (sent_at IS strftime('%Y-%m-%dT%H:%M:%fZ', sent_at)),
     CHECK (user_id IS NOT NULL OR address IS NOT NULL),
     CHECK ((state = 'queued') = (next_attempt_at IS NOT NULL)),
@@ -134,7 +127,6 @@ CREATE TABLE system (
 ) STRICT;
 
 INSERT INTO system (only) VALUES (1);
-
 
 -- ------------------------------------------------------------ the rules
 
@@ -178,7 +170,7 @@ CREATE TRIGGER assignments_are_not_given_away BEFORE UPDATE ON assignments
 BEGIN SELECT RAISE(ABORT, 'unassign one, then assign the other'); END;
 
 CREATE TRIGGER projects_begin_empty BEFORE INSERT ON projects
-WHEN NEW.open <> 0 OR NEW.in_progress <> 0 OR NEW.closed <> 0
+WHEN (NEW.open, NEW.in_progress, NEW.closed) <> (0, 0, 0)
 BEGIN SELECT RAISE(ABORT, 'the counts are kept by the tickets'); END;
 
 CREATE TRIGGER projects_are_counted_by_tickets
@@ -189,10 +181,9 @@ BEGIN SELECT RAISE(ABORT, 'the counts are kept by the tickets'); END;
 CREATE TRIGGER tickets_counted AFTER INSERT ON tickets
 BEGIN
     UPDATE projects
-       SET open        = open        + (NEW.status = 'open'),
+       SET open = open + (NEW.status = 'open'), counted = counted + 1,
            in_progress = in_progress + (NEW.status = 'in progress'),
-           closed      = closed      + (NEW.status = 'closed'),
-           counted     = counted + 1
+           closed = closed + (NEW.status = 'closed')
      WHERE id = NEW.project_id;
 END;
 
@@ -211,13 +202,6 @@ BEGIN
 END;
 
 -- Whoever writes by hand knows no folded text: lower() is near enough.
-CREATE TRIGGER tickets_written_by_hand AFTER INSERT ON tickets WHEN NEW.text = ''
-BEGIN
-    UPDATE tickets
-       SET text = lower(title) || char(31) || lower(coalesce(description, '')) || char(31, 31)
-     WHERE id = NEW.id;
-END;
-
 CREATE TRIGGER tickets_changed_by_hand AFTER UPDATE OF title, description ON tickets
 WHEN NEW.text = OLD.text
  AND (NEW.title <> OLD.title OR NEW.description IS NOT OLD.description)
@@ -228,17 +212,11 @@ BEGIN
 END;
 
 CREATE TRIGGER tickets_taken_in AFTER INSERT ON tickets
-WHEN NEW.id >= (SELECT indexed + 64 FROM system)
+WHEN NEW.id NOT BETWEEN (SELECT indexed FROM system) AND (SELECT indexed + 63 FROM system)
 BEGIN
     INSERT INTO ticket_texts (rowid, text)
-    SELECT id, text FROM tickets WHERE id > (SELECT indexed FROM system);
-    UPDATE system SET indexed = NEW.id;
-END;
-
-CREATE TRIGGER tickets_taken_in_later AFTER INSERT ON tickets  -- by hand, with an id of old
-WHEN NEW.id < (SELECT indexed FROM system)
-BEGIN
-    INSERT INTO ticket_texts (rowid, text) VALUES (NEW.id, NEW.text);
+    SELECT id, text FROM tickets WHERE id = NEW.id OR id > (SELECT indexed FROM system);
+    UPDATE system SET indexed = (SELECT max(id) FROM tickets);
 END;
 
 CREATE TRIGGER tickets_taken_in_again AFTER UPDATE OF text ON tickets
@@ -255,38 +233,29 @@ BEGIN
     DELETE FROM emails WHERE state = 'failed' AND user_id = OLD.id;
 END;
 
-
 -- ------------------------------------------------------------ what the API shows
 
 CREATE VIEW user_documents AS
-SELECT id,
-       json_object('id', id, 'name', name, 'email', email) AS document
+SELECT id, json_object('id', id, 'name', name, 'email', email) AS document
   FROM users;
 
 CREATE VIEW project_documents AS
 SELECT id,
-       json_object('id', id, 'name', name, 'tickets',
-                   json_object('open', open, 'in progress', in_progress, 'closed', closed)
-       ) AS document
+       json_object('id', id, 'name', name, 'tickets', json_object(
+                   'open', open, 'in progress', in_progress, 'closed', closed)) AS document
   FROM projects;
 
 CREATE VIEW ticket_documents AS
 SELECT id,
        json_object(
-           'id', id,
-           'title', title,
-           'description', description,
-           'project_id', project_id,
-           'status', status,
-           'assignees', json((
+           'id', id, 'title', title, 'description', description, 'project_id', project_id,
+           'status', status, 'assignees', json((
                SELECT json_group_array(
                           json_object('id', users.id, 'name', users.name, 'email', users.email))
                  FROM assignments
                 CROSS JOIN users ON users.id = assignments.user_id  -- CROSS: in order of the id
                 WHERE assignments.ticket_id = tickets.id)),
-           'created_at', created_at,
-           'updated_at', updated_at
-       ) AS document
+           'created_at', created_at, 'updated_at', updated_at) AS document
   FROM tickets;
 
 CREATE VIEW history_documents AS
@@ -299,18 +268,11 @@ SELECT id, ticket_id,
 CREATE VIEW email_documents AS
 SELECT emails.id,
        json_object(
-           'id', emails.id,
-           'ticket_id', ticket_id,
-           'user_id', user_id,
+           'id', emails.id, 'ticket_id', ticket_id, 'user_id', user_id,
            'to', iif(state = 'sent', address, coalesce(users.email, address)),
-           'subject', subject,
-           'state', state,
-           'attempts', attempts,
-           'error', error,
-           'created_at', changed_at,
-           'next_attempt_at', next_attempt_at,
-           'sent_at', sent_at
-       ) AS document
+           'subject', subject, 'state', state, 'attempts', attempts, 'error', error,
+           'created_at', changed_at, 'next_attempt_at', next_attempt_at,
+           'sent_at', sent_at) AS document
   FROM emails
   JOIN history ON history.id = emails.history_id
   LEFT JOIN users ON users.id = emails.user_id;
@@ -325,10 +287,7 @@ CREATE VIEW health_document AS
 SELECT json_object('status', 'ok', 'mail', json_object(
            'queued', (SELECT count(*) FROM emails WHERE next_attempt_at IS NOT NULL),
            'failed', (SELECT count(*) FROM emails WHERE state = 'failed'),
-           'oldest_queued_at', (
-               SELECT changed_at
-                 FROM history
-                WHERE id = (SELECT min(history_id) FROM emails WHERE next_attempt_at IS NOT NULL)),
-           'error', error
-       )) AS document
+           'oldest_queued_at', (SELECT changed_at FROM history WHERE id = (
+               SELECT min(history_id) FROM emails WHERE next_attempt_at IS NOT NULL)),
+           'error', error)) AS document
   FROM system;

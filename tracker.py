@@ -22,16 +22,16 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING or not __package__:
     import db
     import mailer
-    from plumbing import Unavailable, server, text, web
-    from plumbing.message import Console
+    from plumbing import Unavailable, message, server, text, web
     from plumbing.smtp import Smtp
-    from plumbing.web import Answer, Call, Problem, Route, Rule
+    from plumbing.sqlite import utc_now
+    from plumbing.web import Answer, Call, Problem, Rule
 else:
     from . import db, mailer
-    from .plumbing import Unavailable, server, text, web
-    from .plumbing.message import Console
+    from .plumbing import Unavailable, message, server, text, web
     from .plumbing.smtp import Smtp
-    from .plumbing.web import Answer, Call, Problem, Route, Rule
+    from .plumbing.sqlite import utc_now
+    from .plumbing.web import Answer, Call, Problem, Rule
 
 __version__ = "1.0.0"
 
@@ -40,6 +40,7 @@ log = logging.getLogger("tracker")
 
 # ---------------------------------------------------------------- what its things may hold
 
+Fields = dict[str, Any]
 MOST_ASSIGNEES = 100
 REQUIRED = "is required"
 
@@ -59,22 +60,20 @@ TICKET: dict[str, Rule] = {
     "assignees": web.references(MOST_ASSIGNEES, {"id", "name", "email"}),
 }
 CHANGE: dict[str, Rule] = {**TICKET, "comment": web.optional(web.text(10_000))}  # why it is made
-TICKETS: dict[str, Rule | list[Rule]] = {
-    **web.PAGE,
+TICKETS: dict[str, Rule | list[Rule]] = web.PAGE | {
     "project_id": web.id_in_query,
     "assignee_id": web.id_in_query,
     "status": [status],
     "text": web.text(10_000),
     "sort": web.one_of("-created", "created", "updated", "-updated"),
 }
-EMAILS: dict[str, Rule | list[Rule]] = {
-    **web.PAGE,
+EMAILS = web.PAGE | {
     "state": web.one_of("queued", "sent", "failed"),
     "ticket_id": web.id_in_query,
 }
 
 
-def read_fields(data: dict[str, Any], rules: dict[str, Rule], *ignored: str) -> dict[str, Any]:
+def read_fields(data: Fields, rules: dict[str, Rule], *ignored: str) -> Fields:
     """The clean fields of a body that must have all of them. Raises Problem."""
     fields, errors = web.validate(data, rules, ignored, REQUIRED)
     if errors:
@@ -83,8 +82,8 @@ def read_fields(data: dict[str, Any], rules: dict[str, Rule], *ignored: str) -> 
 
 
 def read_ticket(
-    call: Call, data: dict[str, Any], rules: dict[str, Rule], *ignored: str, missing: str | None
-) -> dict[str, Any]:
+    call: Call, data: Fields, rules: dict[str, Rule], *ignored: str, missing: str | None
+) -> Fields:
     """The clean fields of a ticket, whose project and assignees exist. Raises Problem."""
     fields, errors = web.validate(data, rules, ignored, missing)
     project_id, users = fields.get("project_id"), fields.get("assignees") or []
@@ -101,19 +100,7 @@ def read_ticket(
 
 # ---------------------------------------------------------------- users and projects
 
-ROUTES: list[Route] = []
-
-
-def route(
-    method: str, path: str, query: dict[str, Any] | None = None, takes: tuple[str, ...] = ()
-) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
-    """Have the function answer requests; see web.Route."""
-
-    def register(handler: Callable[..., Answer]) -> Callable[..., Answer]:
-        ROUTES.append(Route(method, path, handler, query or {}, takes))
-        return handler
-
-    return register
+ROUTES = route = web.Routes()
 
 
 @route("GET", "/users", web.PAGE)
@@ -223,7 +210,7 @@ def patch_ticket(call: Call, ticket_id: int) -> Answer:
     return update_ticket(call, ticket_id, call.data, None)
 
 
-def update_ticket(call: Call, ticket_id: int, data: dict[str, Any], missing: str | None) -> Answer:
+def update_ticket(call: Call, ticket_id: int, data: Fields, missing: str | None) -> Answer:
     """Change a ticket as the data says; `missing` is wrong with a field that is left out."""
     document = db.get(call.conn, "ticket", ticket_id)
     call.require_match(document)
@@ -238,9 +225,7 @@ def assign(call: Call, ticket_id: int, user_id: int) -> Answer:
     db.get(call.conn, "user", user_id)
     call.require_match(document)
     users = [user["id"] for user in json.loads(document)["assignees"]]
-    if user_id not in users and len(users) >= MOST_ASSIGNEES:
-        detail = f"must have at most {MOST_ASSIGNEES} items"
-        raise web.bad_fields([web.error_at("assignees", detail)])
+    read_fields({"assignees": [*users, user_id]}, {"assignees": TICKET["assignees"]})
     return change_ticket(call, document, {"assignees": [*users, user_id]})
 
 
@@ -254,11 +239,9 @@ def unassign(call: Call, ticket_id: int, user_id: int) -> Answer:
     return change_ticket(call, document, {"assignees": [id for id in users if id != user_id]})
 
 
-def change_ticket(
-    call: Call, document: bytes, fields: dict[str, Any], comment: str | None = None
-) -> Answer:
+def change_ticket(call: Call, document: bytes, fields: Fields, why: str | None = None) -> Answer:
     """Act, tell, answer: what all changes of a ticket have in common."""
-    after, change = db.update_ticket(call.conn, json.loads(document), fields, comment, who(call))
+    after, change = db.update_ticket(call.conn, json.loads(document), fields, why, who(call))
     tell(call, change)
     return call.answer(after)
 
@@ -299,16 +282,16 @@ def get_email(call: Call, email_id: int) -> Answer:
 
 @route("POST", "/emails/<email_id:id>/retry")
 def retry_email(call: Call, email_id: int) -> Answer:
-    db.retry_email(call.conn, email_id)
     call.after_commit = call.app.mailer.worker.wake
+    db.retry_email(call.conn, email_id)
     return call.answer(db.get(call.conn, "full_email", email_id), 202)
 
 
 @route("POST", "/emails/retry")
 def retry_emails(call: Call) -> Answer:
-    retried = db.retry_emails(call.conn)
     call.after_commit = call.app.mailer.worker.wake
-    return Answer(202, {"Content-Type": "application/json"}, b'{"retried":%d}' % retried)
+    body = b'{"retried":%d}' % db.retry_emails(call.conn)
+    return Answer(202, {"Content-Type": "application/json"}, body)
 
 
 @route("GET", "/health")
@@ -346,17 +329,10 @@ def problem_of(error: Exception) -> Problem:
 class Tracker(web.Application):
     """The tracker as a WSGI application; create_app() makes one, and close() ends it."""
 
-    def __init__(
-        self,
-        database: db.Database,
-        post: mailer.Mailer,
-        allowed_hosts: Iterable[str],
-        url: str,
-        user_header: str,
-    ) -> None:
-        super().__init__(ROUTES, database, problem_of, allowed_hosts)
-        self.database, self.mailer, self.url = database, post, url
-        self.user_key = f"HTTP_{user_header.upper().replace('-', '_')}" if user_header else ""
+    def __init__(self, database: db.Database, post: mailer.Mailer, hosts: Iterable[str]) -> None:
+        super().__init__(ROUTES, database, problem_of, hosts)
+        self.database, self.mailer = database, post
+        self.url = self.user_key = ""  # where people find it; the variable that says who they are
 
     def start(self) -> None:
         """Begin to deliver mail, if that has not begun; each request does so, too."""
@@ -375,17 +351,16 @@ def create_app(
     allowed_hosts: Iterable[str] | None = None,
     url: str | None = None,
     user_header: str | None = None,
-    clock: Callable[[], datetime] = db.utc_now,
+    clock: Callable[[], datetime] = utc_now,
     output: TextIO | None = None,
 ) -> Tracker:
     """The tracker as a WSGI application, to be ended with its close().
 
-    What is None comes from TRACKER_DB, TRACKER_SMTP, TRACKER_SENDER, TRACKER_ALLOWED_HOSTS,
-    TRACKER_URL and TRACKER_USER_HEADER, or is "tickets.db", "" (mail is printed to `output`, by
-    default standard output), an address at localhost, the loopback names only, and nothing.
-    `allowed_hosts` are names without a port; "*" ends the check of Host. It leaves nothing
-    open, so a process may fork after it. Raises ValueError for a bad setting, and Unavailable
-    if the database cannot be opened.
+    What is None comes from the variables of the command line, or is "tickets.db", "" (mail is
+    printed to `output`, by default standard output), an address at localhost, the loopback
+    names only, and nothing. `allowed_hosts` are names without a port; "*" ends the check of
+    Host. Nothing is left open, so a process may fork after it. Raises ValueError for a bad
+    setting, and Unavailable if the database cannot be opened.
     """
     env = os.environ
     database = database if database is not None else env.get("TRACKER_DB") or "tickets.db"
@@ -403,18 +378,14 @@ def create_app(
     if not re.fullmatch(r"[A-Za-z0-9-]*", user_header):
         raise ValueError(f"--user-header (TRACKER_USER_HEADER): {user_header!r} is no header")
     try:
-        post = Smtp(smtp, whom[1]) if smtp else Console(output or sys.stdout)
+        post = Smtp(smtp, whom[1]) if smtp else message.Console(output or sys.stdout)
     except ValueError as error:
         raise ValueError(f"--smtp (TRACKER_SMTP): it {error}") from None
-    base = db.open_database(database, clock, show_progress)
-    hosts = filter(None, allowed_hosts)
-    return Tracker(base, mailer.Mailer(base, post, whom), hosts, url, user_header)
-
-
-def show_progress(words: str) -> None:
-    """Show on a terminal, in one line, how far something is."""
-    if sys.stderr.isatty():
-        print(f"\r{words} ", end="", file=sys.stderr, flush=True)
+    base = db.open_database(database, clock, server.show_progress)
+    app = Tracker(base, mailer.Mailer(base, post, whom), filter(None, allowed_hosts))
+    app.url = url
+    app.user_key = f"HTTP_{user_header.upper().replace('-', '_')}" if user_header else ""
+    return app
 
 
 # ---------------------------------------------------------------- the command line
@@ -473,8 +444,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_server(app: Tracker, host: str, port: int) -> None:
     """Serve until SIGTERM or Ctrl-C. Raises OSError if the port cannot be had."""
-    slow = re.compile("text|assignee|%").search  # it may search; with % it might spell the others
-    post = app.mailer
+    slow = re.compile("text|assignee|%")  # it may search; with % it might spell the others
+    post, name = app.mailer, app.database.name
 
     def ready(url: str) -> None:
         app.start()
@@ -482,12 +453,9 @@ def run_server(app: Tracker, host: str, port: int) -> None:
             print(f"Warning: there is no login; whoever reaches {host} can read and change all.")
         if isinstance(post.server, Smtp) and post.sender[1].endswith("@localhost"):
             print(f"Warning: most mail servers refuse {post.sender[1]}; set --sender to yours.")
-        print(
-            f"Tracker ready on {url}, database {app.database.name}, mail goes to {post.server}.",
-            flush=True,
-        )
+        print(f"Tracker ready on {url}, database {name}, mail goes to {post.server}.", flush=True)
 
-    server.serve(app, host, port, lambda query: slow(query) is not None, ready)
+    server.serve(app, host, port, lambda query: bool(slow.search(query)), ready)
 
 
 def run_backup(database: str, target: str) -> int:
@@ -496,7 +464,7 @@ def run_backup(database: str, target: str) -> int:
         raise FileNotFoundError(f"there is no database {database}")
 
     def progress(done: int, pages: int) -> None:
-        show_progress(f"{100 * done // pages} %" + "\n" * (done == pages))
+        server.show_progress(f"{100 * done // pages} %" + "\n" * (done == pages))
 
     db.open_database(database).backup(target, progress)
     print(f"Backed up {database} to {target}, {os.path.getsize(target):,} bytes.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import binascii
 import re
 from email.header import Header
-from typing import NamedTuple, TextIO
+from typing import NamedTuple, Protocol, TextIO
 
 from .refusal import Failure
 
@@ -51,6 +51,14 @@ def _encode_words(text: str, header: str) -> str:
     if text.isascii() and "=?" not in text:
         return text
     return Header(text, "utf-8", maxlinelen=75, header_name=header).encode(linesep="\r\n")
+
+
+class Outlet(Protocol):
+    """Where mail goes: plumbing.smtp.Smtp, or a Console."""
+
+    def send(self, message: Message) -> None: ...
+    def close(self) -> None: ...
+    def interrupt(self) -> None: ...
 
 
 class Console:

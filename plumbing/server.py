@@ -83,6 +83,12 @@ def serve(
     dispatcher.shutdown(timeout=1)
 
 
+def show_progress(words: str) -> None:
+    """Show on a terminal, in one line, how far something is."""
+    if sys.stderr.isatty():
+        print(f"\r{words} ", end="", file=sys.stderr, flush=True)
+
+
 class Dispatcher:
     """Decides which thread answers a request.
 

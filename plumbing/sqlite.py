@@ -35,8 +35,13 @@ class Schema(NamedTuple):
 
     application_id: int  # tells our files from those of other programs
     create: str  # SQL of the newest version
-    upgrades: tuple[str, ...]  # the SQL that takes version 1 to 2, then 2 to 3, and so on
+    upgrades: list[str]  # the SQL that takes version 1 to 2, then 2 to 3, and so on
     functions: Mapping[str, Callable[[str], str]]  # of one text, for the upgrades
+
+
+def utc_now() -> datetime:
+    """The time, for who does not give another clock."""
+    return datetime.now(UTC)
 
 
 class Connection(sqlite3.Connection):

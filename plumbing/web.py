@@ -82,6 +82,25 @@ class Route(NamedTuple):
     takes: tuple[str, ...]  # the media types of its body; none: it has no body
 
 
+class Routes(list[Route]):
+    """All routes of a service; called, it makes a decorator that adds one."""
+
+    def __call__(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Rule | list[Rule]] | None = None,
+        takes: tuple[str, ...] = (),
+    ) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
+        """Have the function answer requests; see Route."""
+
+        def register(handler: Callable[..., Answer]) -> Callable[..., Answer]:
+            self.append(Route(method, path, handler, query or {}, takes))
+            return handler
+
+        return register
+
+
 @dataclass
 class Call:
     """What a handler works with: a request, and the transaction that was begun for it."""
@@ -280,7 +299,7 @@ def _cursor(value: str, fault: Fault) -> Any:
     return fault("is not from a Link of this list")
 
 
-PAGE: dict[str, Rule] = {"limit": _page_size, "after": _cursor}
+PAGE: dict[str, Rule | list[Rule]] = {"limit": _page_size, "after": _cursor}
 
 
 def validate(
