@@ -161,7 +161,7 @@ def rows(database, sql):
 
 
 def test_the_ready_line_names_the_address_the_database_and_where_mail_goes(start, database):
-    server = start("--smtp", "smtp://max:secret@127.0.0.1:2525")
+    server = start("--smtp", "smtp://max:secret@127.0.0.1:2525", "--sender", "t@example.com")
     [line] = server.lines
     assert f"http://127.0.0.1:{server.port}" in line
     assert str(database) in line
