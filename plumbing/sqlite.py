@@ -262,7 +262,7 @@ class Database:
                 progress(f"Bringing {self.name} forward to schema {self._newest}: {step}")
             return 0
 
-        conn.set_progress_handler(tell, 1_000_000)  # about twice a second
+        conn.set_progress_handler(tell, 20_000_000)  # a few times a second
         try:
             conn.execute("BEGIN IMMEDIATE")
             for statement in statements:
@@ -271,6 +271,8 @@ class Database:
             conn.execute(f"PRAGMA application_id = {self._schema.application_id}")
             conn.execute(f"PRAGMA user_version = {self._newest}")
             conn.execute("COMMIT")
+            if version and time.monotonic() > began + 1:
+                progress(f"Brought {self.name} forward to schema {self._newest}.\n")
         except sqlite3.IntegrityError as error:
             raise Unavailable(f"The database cannot be brought forward ({error}).") from error
 
