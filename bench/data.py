@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import db
+import mailer
+from plumbing.text import fold, name_key
 
 HERE = Path(__file__).resolve().parent
 CACHE = HERE / ".cache"
@@ -118,7 +120,7 @@ def tickets(count: int, seed: int = 7) -> Iterator[Ticket]:
 # ---------------------------------------------------------------- databases
 
 SCHEMAS = {
-    "tracker": db.SCHEMA,
+    "tracker": HERE.parent / "schema.sql",
     "sqlalchemy": HERE / "peers" / "models.py",
     "django": HERE / "peers" / "django_app" / "models.py",
 }
@@ -145,14 +147,13 @@ def database(kind: str, count: int, progress: Callable[[str], None] = print) -> 
         outdated.unlink()
     partial = path.with_suffix(".partial")
     if kind == "tracker":
-        db.Database(partial).close()
+        db.open_database(partial).close()
     else:
         command = [sys.executable, *CREATE[kind]]
         subprocess.run(command, cwd=HERE / "peers", env=peer_environment(partial), check=True)
     with closing(sqlite3.connect(partial, isolation_level=None)) as conn:
-        fill(conn, count, db.timestamp if kind == "tracker" else orm_time, progress)
-    for lock in CACHE.glob(f"{partial.name}-*lock"):
-        lock.unlink()
+        fill(conn, kind, count, progress)
+    partial.with_name(f"{partial.name}-lock").unlink(missing_ok=True)
     return partial.rename(path)
 
 
@@ -163,13 +164,8 @@ def peer_environment(path: Path) -> dict[str, str]:
     }
 
 
-def fill(
-    conn: sqlite3.Connection,
-    count: int,
-    moment: Callable[[datetime], str],
-    progress: Callable[[str], None],
-) -> None:
-    """Write users, projects and tickets into the empty tables; `moment` is how a time is kept."""
+def fill(conn: sqlite3.Connection, kind: str, count: int, progress: Callable[[str], None]) -> None:
+    """Write users, projects, tickets and what happened to them into the empty tables."""
     conn.execute("PRAGMA synchronous = OFF")  # what a crash breaks here is made anew
     conn.execute("PRAGMA cache_size = -200000")
     conn.execute("PRAGMA foreign_keys = ON")
@@ -177,12 +173,12 @@ def fill(
     insert(
         conn,
         "projects",
-        [{"id": id, "name": name, "name_key": db.fold(name)} for id, name in projects()],
+        [{"id": id, "name": name, "name_key": name_key(name)} for id, name in projects()],
     )
     source, done, began, told = tickets(count), 0, time.monotonic(), 0.0
     while chunk := list(islice(source, CHUNK)):
         conn.execute("BEGIN")
-        insert_tickets(conn, chunk, moment)
+        insert_tickets(conn, kind, chunk)
         conn.execute("COMMIT")
         done += len(chunk)
         seconds = time.monotonic() - began
@@ -192,68 +188,81 @@ def fill(
     conn.execute("PRAGMA wal_checkpoint (TRUNCATE)")
 
 
-def insert_tickets(
-    conn: sqlite3.Connection, chunk: list[Ticket], moment: Callable[[datetime], str]
-) -> None:
-    """The tickets with their assignees, their history and their words."""
-    rows = [
-        ticket._asdict()
-        | {
-            "created_at": moment(ticket.created_at),
-            "updated_at": ticket.updated_at and moment(ticket.updated_at),
-        }
-        for ticket in chunk
-    ]
-    insert(conn, "tickets", [{**row, "assignees": "[]"} for row in rows])
-    insert(
-        conn,
-        "assignments",
-        [
-            {
-                "ticket_id": row["id"],
-                "user_id": user_id,
-                "touched_at": row["updated_at"] or row["created_at"],
+def insert_tickets(conn: sqlite3.Connection, kind: str, chunk: list[Ticket]) -> None:
+    """The tickets with their assignees, and what happened to them.
+
+    The tracker's database also holds the mail about all that, which was sent.
+    """
+    moment = rfc3339 if kind == "tracker" else orm_time
+    people = {id: {"id": id, "name": name, "email": email} for id, name, email in users()}
+    tickets, history, emails = [], [], []
+    (last,) = conn.execute("SELECT coalesce(max(id), 0) FROM history").fetchone()
+    for ticket in chunk:
+        row = ticket._asdict()
+        tickets.append(
+            row
+            | {
+                "created_at": moment(ticket.created_at),
+                "updated_at": ticket.updated_at and moment(ticket.updated_at),
+                "text": searched(ticket.title, ticket.description),
             }
-            for row in rows
-            for user_id in row["assignees"]
-        ],
-    )
-    insert(
-        conn,
-        "history",
-        [
-            {
-                "ticket_id": row["id"],
-                "changed_at": row["updated_at"],
-                "changes": json.dumps({"status": {"from": "open", "to": row["status"]}}),
-            }
-            for row in rows
-            if row["updated_at"]
-        ],
-    )
-    insert(
-        conn,
-        "ticket_texts",
-        [
-            {
-                "rowid": row["id"],
-                "title": db.fold(row["title"]),
-                "description": db.fold(row["description"] or ""),
-            }
-            for row in rows
-        ],
-    )
+        )
+        closed = {"status": {"from": "open", "to": ticket.status}}
+        shown = row | {"assignees": [people[id] for id in ticket.assignees]}
+        happened = [(ticket.created_at, None)] if kind == "tracker" and ticket.assignees else []
+        happened += [(ticket.updated_at, closed)] if ticket.updated_at else []
+        for when, changes in happened:
+            last += 1
+            told = mailer.describe(db.Change(last, shown, changes, None, None), {})
+            history.append(
+                {
+                    "id": last,
+                    "ticket_id": ticket.id,
+                    "changed_at": moment(when),
+                    "changes": changes and json.dumps(changes),
+                    "subject": f"[Ticket #{ticket.id}] {ticket.title}"
+                    if ticket.assignees
+                    else None,
+                    "body": told if ticket.assignees else None,
+                }
+            )
+            emails += [
+                {
+                    "history_id": last,
+                    "user_id": user_id,
+                    "address": people[user_id]["email"],
+                    "state": "sent",
+                    "attempts": 1,
+                    "sent_at": moment(when),
+                }
+                for user_id in ticket.assignees
+            ]
+    insert(conn, "tickets", tickets)
+    pairs = [(ticket.id, user_id) for ticket in chunk for user_id in ticket.assignees]
+    insert(conn, "assignments", [{"ticket_id": id, "user_id": user_id} for id, user_id in pairs])
+    insert(conn, "history", history)
+    if kind == "tracker":
+        insert(conn, "emails", emails)
+
+
+def searched(title: str, description: str | None) -> str:
+    """What the tracker searches, in the form that schema.sql describes."""
+    return f"{fold(title)}\x1f{fold(description or '')}\x1f\x1f"
 
 
 def insert(conn: sqlite3.Connection, table: str, rows: list[dict[str, Any]]) -> None:
-    """Insert of the rows what the table can hold: the peers have fewer columns, and no index."""
+    """Insert of the rows what the table can hold: the peers have fewer columns."""
     found = [name for _, name, *_ in conn.execute(f"PRAGMA table_info ({table})")]
-    if found:
-        names = [name for name in rows[0] if name in found or name == "rowid"]
-        conn.executemany(
-            f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})",
-            map(itemgetter(*names), rows),
-        )
+    names = [name for name in rows[0] if name in found]
+    conn.executemany(
+        f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})",
+        map(itemgetter(*names), rows),
+    )
+
+
+def rfc3339(moment: datetime) -> str:
+    """As the tracker keeps a time."""
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def orm_time(moment: datetime) -> str:

@@ -40,8 +40,8 @@ from itertools import groupby
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-import db
 from bench import data
+from plumbing.sqlite import DELIVERS, LockFile
 
 RESULTS = HERE / "results" / "http.json"
 OURS = "Tracker"
@@ -109,8 +109,8 @@ class Server:
         self.name, self.setting = configuration.name, configuration.setting
         self.database = Path(tempfile.mkdtemp(dir=folder)) / "bench.db"
         shutil.copyfile(original, self.database)
-        self._delivering = db.ProcessLock(f"{self.database}-mail-lock")
-        self._delivering.acquire(0)
+        self._lock = LockFile(str(self.database))
+        self._lock.acquire(DELIVERS)
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
@@ -142,7 +142,7 @@ class Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._delivering.release()
+        self._lock.close()
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """(status, JSON) of the answer."""
@@ -163,7 +163,7 @@ class Server:
         """How many tickets, changes and mails there are, when it has come to rest."""
         sql = """
             SELECT (SELECT max(id) FROM tickets),
-                   (SELECT max(id) FROM history),
+                   (SELECT count(*) FROM history WHERE changes IS NOT NULL),
                    (SELECT coalesce(max(id), 0) FROM emails)"""
         before, now = None, self.query(sql)[0]
         while now != before:
@@ -209,7 +209,12 @@ PAGES = {
 
 def answers(server: Server) -> dict[str, Any]:
     """What the server says to each kind of request, and the rows that it writes."""
-    mails = "SELECT ticket_id, user_id, subject, body, state FROM emails ORDER BY id"
+    source = "history JOIN emails ON history_id = history.id" if server.name == OURS else "emails"
+    mails = f"""
+        SELECT ticket_id, user_id, subject, body, state
+          FROM {source}
+         WHERE state = 'queued'
+         ORDER BY emails.id"""
     changes = "SELECT ticket_id, changes FROM history ORDER BY id DESC LIMIT 1"
     ticket = "/tickets/7"  # which has three assignees
     said = {"one ticket": server.ask("GET", ticket)}

@@ -77,7 +77,7 @@ def workplace() -> Iterator[Path]:
 
 
 @contextmanager
-def silent_app(path: Path) -> Iterator[tracker.Application]:
+def silent_app(path: Path) -> Iterator[tracker.Tracker]:
     """The application on this database. It sends no mail."""
     app = tracker.create_app(path, smtp="smtp://127.0.0.1:1")
     app.mailer.close()
@@ -115,9 +115,10 @@ CHANGES: dict[str, Any] = {
 }
 
 
-def parameters(n: int) -> dict[str, Any]:
+def parameters(n: int, mails: int) -> dict[str, Any]:
     """What the n-th requests and their SQL are about. Texts are ready: only rows are written."""
     ids = {"n": n, "user": data.USERS + n, "project": data.PROJECTS + n, "ticket": TICKETS + n}
+    ids["email"] = mails + n
     texts = {}
     for what, changes in CHANGES.items():
         shown: dict[str, Any] = TICKET | {"id": ids["ticket"], "assignees": THREE}
@@ -125,30 +126,26 @@ def parameters(n: int) -> dict[str, Any]:
         shown["status"] = "open" if what in ("created", "renamed") else "closed"
         shown["assignees"] = FOUR if what == "assigned" else THREE
         texts[f"{what}_subject"] = f"[Ticket #{ids['ticket']}] {shown['title']}"
-        texts[f"{what}_body"] = mailer.describe(shown, changes)
-        texts[f"{what}_changes"] = json.dumps(changes, ensure_ascii=False)
-    folded = {"old": db.fold(OLD), "new": db.fold(NEW), "text": db.fold(TICKET["description"])}
-    return TICKET | ids | texts | folded | {"new_title": NEW, "now": db.timestamp(db.utc_now())}
+        texts[f"{what}_changes"] = changes and json.dumps(changes, ensure_ascii=False)
+        texts[f"{what}_body"] = mailer.describe(db.Change(n, shown, changes, None, None), {})
+    for what, title in (("old_text", OLD), ("new_text", NEW)):
+        texts[what] = data.searched(title, TICKET["description"])
+    return TICKET | ids | texts | {"new_title": NEW, "now": data.rfc3339(db.utc_now())}
 
 
-def mails(what: str, *users: int) -> list[str]:
+def told(what: str, *users: int) -> list[str]:
+    """The row of what happened, and one for each mail about it."""
     return [
-        f"""INSERT INTO emails (ticket_id, user_id, subject, body, message_id,
-                                created_at, queued_at, next_attempt_at)
-            VALUES (:ticket, {user}, :{what}_subject, :{what}_body,
-                    '<' || lower(hex(randomblob(18))) || '@localhost>', :now, :now, :now)"""
-        for user in users
+        f"""INSERT INTO history (ticket_id, changed_at, changes, subject, body)
+            VALUES (:ticket, :now, :{what}_changes, :{what}_subject, :{what}_body)""",
+        f"""INSERT INTO emails (history_id, user_id, next_attempt_at)
+            SELECT (SELECT max(id) FROM history), value, :now FROM json_each('{list(users)}')""",
     ]
 
 
-def history(what: str) -> str:
-    return f"""INSERT INTO history (ticket_id, changed_at, changes)
-               VALUES (:ticket, :now, :{what}_changes)"""
-
-
-def assign(user: int) -> str:
-    return f"""INSERT INTO assignments (ticket_id, user_id, touched_at)
-               VALUES (:ticket, {user}, :now)"""
+def assign(*users: int) -> str:
+    return f"""INSERT INTO assignments (ticket_id, user_id)
+               SELECT :ticket, value FROM json_each('{list(users)}')"""
 
 
 TOUCH = "UPDATE tickets SET updated_at = :now WHERE id = :ticket"
@@ -193,22 +190,19 @@ WRITES: dict[str, tuple[str, str, list[str]]] = {
         "/tickets",
         json.dumps(TICKET),
         [
-            """INSERT INTO tickets (title, description, project_id, status, created_at)
-               VALUES (:title, :description, :project_id, :status, :now)""",
-            *map(assign, (3, 14, 15)),
-            """INSERT INTO ticket_texts (rowid, title, description)
-               VALUES (:ticket, :old, :text)""",
-            *mails("created", 3, 14, 15),
+            """INSERT INTO tickets (title, description, project_id, status, created_at, text)
+               VALUES (:title, :description, :project_id, :status, :now, :old_text)""",
+            assign(3, 14, 15),
+            *told("created", 3, 14, 15),
         ],
     ),
     "PUT /tickets/{id}": (
         "/tickets/%(ticket)d",
         json.dumps(TICKET | {"title": NEW}),
         [
-            "UPDATE tickets SET title = :new_title, updated_at = :now WHERE id = :ticket",
-            "UPDATE ticket_texts SET title = :new WHERE rowid = :ticket",
-            history("renamed"),
-            *mails("renamed", 3, 14, 15),
+            """UPDATE tickets SET title = :new_title, updated_at = :now, text = :new_text
+                WHERE id = :ticket""",
+            *told("renamed", 3, 14, 15),
         ],
     ),
     CHANGE_OF_STATUS: (
@@ -216,14 +210,13 @@ WRITES: dict[str, tuple[str, str, list[str]]] = {
         '{"status": "closed"}',
         [
             "UPDATE tickets SET status = 'closed', updated_at = :now WHERE id = :ticket",
-            history("closed"),
-            *mails("closed", 3, 14, 15),
+            *told("closed", 3, 14, 15),
         ],
     ),
     "PUT /tickets/{id}/assignees/{id}": (
         "/tickets/%(ticket)d/assignees/92",
         "",
-        [TOUCH, assign(92), history("assigned"), *mails("assigned", 3, 14, 15, 92)],
+        [TOUCH, assign(92), *told("assigned", 3, 14, 15, 92)],
     ),
     "DELETE /tickets/{id}/assignees/{id}": (
         "/tickets/%(ticket)d/assignees/92",
@@ -231,19 +224,17 @@ WRITES: dict[str, tuple[str, str, list[str]]] = {
         [
             TOUCH,
             "DELETE FROM assignments WHERE ticket_id = :ticket AND user_id = 92",
-            history("unassigned"),
-            *mails("unassigned", 3, 14, 15, 92),
+            *told("unassigned", 3, 14, 15, 92),
         ],
     ),
     "POST /emails/{id}/retry": (
-        "/emails/%(n)d/retry",
+        "/emails/%(email)d/retry",
         "",
         [
             """UPDATE emails
-                  SET state = 'queued', attempts = 0, error = NULL,
-                      queued_at = :now, next_attempt_at = :now
-                WHERE id = :n""",
-            "UPDATE mail_server SET state = 'ok', error = NULL, ask_again_at = NULL",
+                  SET state = 'queued', attempts = 0, error = NULL, next_attempt_at = :now
+                WHERE id = :email""",
+            "UPDATE system SET server = 'ok', error = NULL, ask_again_at = NULL",
         ],
     ),
 }
@@ -295,7 +286,7 @@ def run(progress: Progress = print, quick: bool = False) -> dict[str, Any]:
 
 
 def compare_writes(
-    app: tracker.Application, bare: sqlite3.Connection, blocks: int, progress: Progress
+    app: tracker.Tracker, bare: sqlite3.Connection, blocks: int, progress: Progress
 ) -> dict[str, dict[str, float]]:
     def write(statements: list[str], each: dict[str, Any]) -> None:
         bare.execute("BEGIN IMMEDIATE")
@@ -303,12 +294,13 @@ def compare_writes(
             bare.execute(sql, each)
         bare.execute("COMMIT")
 
+    (mails,) = bare.execute("SELECT max(id) FROM emails").fetchone()
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in WRITES}
     for block in range(blocks):
         for name, (target, body, statements) in WRITES.items():
             method, ours, theirs = name.split()[0], [], []
             for n in range(1, BLOCK + 1):
-                each = parameters(block * BLOCK + n)
+                each = parameters(block * BLOCK + n, mails)
                 ours.append(partial(call, app, method, target % each, (body % each).encode()))
                 theirs.append(partial(write, statements, each))
             times[name].append(in_turn(block, ours, theirs))
@@ -317,7 +309,7 @@ def compare_writes(
 
 
 def compare_reads(
-    app: tracker.Application, blocks: int, progress: Progress
+    app: tracker.Tracker, blocks: int, progress: Progress
 ) -> dict[str, dict[str, float]]:
     bare = bottle.Bottle()
     bare.route("/tickets/<ticket_id:int>", callback=lambda ticket_id: "constant")

@@ -29,6 +29,7 @@ from urllib.parse import parse_qsl
 import tracker
 from bench import data
 from bench.limits import Progress, call, goal, silent_app, workplace
+from plumbing.web import write_cursor
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 ROUNDS, CALLS, SECONDS = 10, 100, 3.0  # calls a round, but no more seconds than that in all
@@ -38,7 +39,7 @@ READ_EVERY = 0.005  # seconds, while a user is deleted
 OTHERS = 20  # who write meanwhile: more than the server has threads for writes
 
 Request = tuple[str, str, bytes]  # method, path with query, body
-Maker = Callable[[tracker.Application, random.Random], Request]
+Maker = Callable[[tracker.Tracker, random.Random], Request]
 Key = tuple[str, int]  # the kind of request and the size
 Figures = dict[str, float]
 
@@ -121,7 +122,7 @@ LISTS = {
 }
 
 
-def reads(app: tracker.Application, count: int) -> dict[str, list[str]]:
+def reads(app: tracker.Tracker, count: int) -> dict[str, list[str]]:
     """Of each kind the targets to ask for, which answer with as much at every size."""
     draw = random.Random(count)
     ids = [draw.randint(1, count) for _ in range(1000)]
@@ -142,7 +143,7 @@ def reads(app: tracker.Application, count: int) -> dict[str, list[str]]:
     touched_at = ticket["updated_at"] or ticket["created_at"]
     for name, query in LISTS.items():
         order = dict(parse_qsl(query)).get("sort", "-created")
-        cursor = tracker.write_cursor(order, far, touched_at if "updated" in order else "")
+        cursor = write_cursor(order, touched_at, far)
         for kind, after in ((name, ""), (name + FAR, f"&after={cursor}")):
             of_users = (query.format(user=1 + n) for n in range(data.USERS))
             kinds[kind] = [
@@ -159,39 +160,39 @@ def writes(count: int) -> dict[str, Maker]:
     """Of each kind what makes a request that changes something."""
     texts = data.tickets(5000, seed=8)
 
-    def create(app: tracker.Application, draw: random.Random) -> Request:
+    def create(app: tracker.Tracker, draw: random.Random) -> Request:
         text = next(texts)._asdict()
         ticket = {field: text[field] for field in ("title", "description", "project_id")}
         ticket |= {"status": "open", "assignees": draw.sample(range(1, data.USERS), 3)}
         return "POST", "/tickets", json.dumps(ticket).encode()
 
-    def change_status(app: tracker.Application, draw: random.Random) -> Request:
+    def change_status(app: tracker.Tracker, draw: random.Random) -> Request:
         target = f"/tickets/{draw.randrange(3, count, 4)}"  # each has three assignees
         status = json.loads(call(app, "GET", target))["status"]
         others = [other for other in data.STATUSES if other != status]
         return "PATCH", target, json.dumps({"status": draw.choice(others)}).encode()
 
-    def assign(app: tracker.Application, draw: random.Random) -> Request:
+    def assign(app: tracker.Tracker, draw: random.Random) -> Request:
         target = f"/tickets/{draw.randrange(4, count, 4)}/assignees/{draw.randrange(1, data.USERS)}"
         with suppress(RuntimeError):  # nearly always they were not assigned
             call(app, "DELETE", target)
         return "PUT", target, b""
 
-    def unassign(app: tracker.Application, draw: random.Random) -> Request:
+    def unassign(app: tracker.Tracker, draw: random.Random) -> Request:
         _, target, _ = assign(app, draw)
         call(app, "PUT", target)
         return "DELETE", target, b""
 
-    def create_user(app: tracker.Application, draw: random.Random) -> Request:
+    def create_user(app: tracker.Tracker, draw: random.Random) -> Request:
         user = {"name": "Somebody", "email": f"{draw.getrandbits(64)}@example.com"}
         return "POST", "/users", json.dumps(user).encode()
 
-    def rename_user(app: tracker.Application, draw: random.Random) -> Request:
+    def rename_user(app: tracker.Tracker, draw: random.Random) -> Request:
         id = draw.randrange(1, data.USERS)
         user = {"name": f"Name {draw.random()}", "email": f"user{id}@example.com"}
         return "PUT", f"/users/{id}", json.dumps(user).encode()
 
-    def create_project(app: tracker.Application, draw: random.Random) -> Request:
+    def create_project(app: tracker.Tracker, draw: random.Random) -> Request:
         return "POST", "/projects", json.dumps({"name": f"Project {draw.random()}"}).encode()
 
     return {
@@ -218,9 +219,8 @@ def run(
     with workplace() as folder:
         paths = {size: folder / f"{size}.db" for size in sizes}
         for size in sizes:
-            progress(f"scale: {size:,} tickets: a copy, and mail that was sent")
+            progress(f"scale: {size:,} tickets: a copy")
             shutil.copyfile(originals[size], paths[size])
-            add_mail(paths[size])
         with ExitStack() as stack:
             makers = {}
             for size in sizes:
@@ -243,25 +243,6 @@ def run(
             progress(f"scale: {size:,} tickets, a user is deleted: {told(deletion[size])}")
     result = {"servers": servers, "latencies": latencies, "deletion": deletion}
     return {"goals": goals(sizes[0], sizes[-1], **result), **result}
-
-
-def add_mail(path: Path) -> None:
-    """One mail that was sent for each assignment, as a database in use would have it."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
-        conn.execute("PRAGMA synchronous = OFF")
-        conn.execute("PRAGMA cache_size = -200000")
-        conn.execute("""
-            INSERT INTO emails (ticket_id, user_id, address, subject, body, message_id, state,
-                                attempts, created_at, queued_at, sent_at)
-            SELECT tickets.id, user_id, 'user' || user_id || '@example.com',
-                   '[Ticket #' || tickets.id || '] ' || title,
-                   'Ticket #' || tickets.id || ' created:' || char(10) || coalesce(description, ''),
-                   '<' || lower(hex(randomblob(18))) || '@localhost>', 'sent',
-                   1, created_at, created_at, created_at
-              FROM tickets
-              JOIN assignments ON ticket_id = tickets.id
-             ORDER BY tickets.id""")
-        conn.execute("PRAGMA wal_checkpoint (TRUNCATE)")
 
 
 def serve(path: Path, targets: dict[str, list[str]]) -> Figures:
@@ -289,7 +270,7 @@ def reader(targets: list[str]) -> Maker:
     return lambda app, draw: ("GET", draw.choice(targets), b"")
 
 
-def measure(calls: dict[Key, tuple[tracker.Application, Maker]]) -> dict[Key, Figures]:
+def measure(calls: dict[Key, tuple[tracker.Tracker, Maker]]) -> dict[Key, Figures]:
     """Median and p99 of each kind of call at each size, taken in turns."""
     draw = random.Random(7)
     taken: dict[Key, list[float]] = {key: [] for key in calls}
