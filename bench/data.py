@@ -1,10 +1,9 @@
 """The data that everything is measured on: the same for the tracker and for its peers.
 
-From one seed come users, projects and tickets: 0 to 3 assignees each, words whose frequency
-follows Zipf's law, and a history where the status is not "open" any more. A finished database
+From one seed come users, projects and tickets: 0 to 3 assignees each (as many as the id, modulo
+4), words whose frequency follows Zipf's law, and a history where the status is not "open" any
+more. The tracker's database also holds the mail about it, which was sent. A finished database
 is kept in bench/.cache, whole or not at all.
-
-    python -m bench.data 1000000        # the tracker's own database with 1,000,000 tickets
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from plumbing.text import fold, name_key
 HERE = Path(__file__).resolve().parent
 CACHE = HERE / ".cache"
 PEERS = HERE / "peers"
+NOWHERE = "smtp://127.0.0.1:1"  # where nobody listens
 STATUSES = ("open", "in progress", "closed")
 USERS = 100
 PROJECTS = 20
@@ -43,6 +43,7 @@ CHUNK = 10_000  # tickets per transaction
 RARE = "quicksilver"  # in 10 tickets at every size
 COMMON = "error"  # in about 1 of 4
 SHORT = "db"  # in about 1 of 20; shorter than the three characters of a trigram
+ABSENT = "qx"  # in none, and as short
 
 # The most frequent first: the n-th word is n times as rare as the first one.
 WORDS = """
@@ -90,24 +91,26 @@ def projects() -> list[tuple[int, str]]:
     return [(id, f"{WORDS[80 + id].capitalize()} team") for id in range(1, PROJECTS + 1)]
 
 
-def tickets(count: int, seed: int = 7) -> Iterator[Ticket]:
+def text(draw: random.Random) -> tuple[str, str | None]:
+    """A title, and often a description."""
+    words = draw.choices(WORDS, cum_weights=WEIGHTS, k=draw.randint(12, 46))
+    cut = draw.randint(4, 8)
+    title, rest = " ".join(words[:cut]), " ".join(words[cut:])
+    description = f"{rest}. See {words[0]}-{draw.randrange(10_000)}."
+    return title[0].upper() + title[1:], description if draw.random() < 0.85 else None
+
+
+def tickets(count: int) -> Iterator[Ticket]:
     """The tickets 1 to `count`, always the same for the same count."""
-    draw = random.Random(seed)
+    draw = random.Random(7)
     needles = {1 + (count - 1) * n // 10 for n in range(10)}
     for id in range(1, count + 1):
-        words = draw.choices(WORDS, cum_weights=WEIGHTS, k=draw.randint(12, 46))
-        cut = draw.randint(4, 8)
-        title = " ".join(words[:cut])
-        if id in needles:
-            title = f"{title} {RARE}"
-        description = None
-        if draw.random() < 0.85:
-            description = f"{' '.join(words[cut:])}. See {words[0]}-{draw.randrange(count)}."
+        title, description = text(draw)
         status = draw.choices(STATUSES, (4, 2, 4))[0]
         created = BEGINNING + timedelta(seconds=45 * id, milliseconds=draw.randrange(1000))
         yield Ticket(
             id,
-            title[0].upper() + title[1:],
+            f"{title} {RARE}" if id in needles else title,
             description,
             PROJECT if draw.random() < 0.15 else draw.randint(1, PROJECTS),
             status,
@@ -150,17 +153,21 @@ def database(kind: str, count: int, progress: Callable[[str], None] = print) -> 
         db.open_database(partial).close()
     else:
         command = [sys.executable, *CREATE[kind]]
-        subprocess.run(command, cwd=HERE / "peers", env=peer_environment(partial), check=True)
+        subprocess.run(command, cwd=HERE / "peers", env=environment(partial), check=True)
     with closing(sqlite3.connect(partial, isolation_level=None)) as conn:
         fill(conn, kind, count, progress)
     partial.with_name(f"{partial.name}-lock").unlink(missing_ok=True)
     return partial.rename(path)
 
 
-def peer_environment(path: Path) -> dict[str, str]:
+def environment(path: Path) -> dict[str, str]:
+    """What tells a peer, and the tracker under a foreign server, its database."""
     return os.environ | {
         "PEER_DATABASE": str(path),
         "DJANGO_SETTINGS_MODULE": "django_app.settings",
+        "PYTHONPATH": str(HERE.parent),
+        "TRACKER_DB": str(path),
+        "TRACKER_SMTP": NOWHERE,
     }
 
 
@@ -189,43 +196,26 @@ def fill(conn: sqlite3.Connection, kind: str, count: int, progress: Callable[[st
 
 
 def insert_tickets(conn: sqlite3.Connection, kind: str, chunk: list[Ticket]) -> None:
-    """The tickets with their assignees, and what happened to them.
-
-    The tracker's database also holds the mail about all that, which was sent.
-    """
-    moment = rfc3339 if kind == "tracker" else orm_time
+    """The tickets with their assignees, and what happened to them."""
+    ours = kind == "tracker"
+    moment = rfc3339 if ours else orm_time
     people = {id: {"id": id, "name": name, "email": email} for id, name, email in users()}
-    tickets, history, emails = [], [], []
+    history: list[dict[str, Any]] = []
+    emails: list[dict[str, Any]] = []
     (last,) = conn.execute("SELECT coalesce(max(id), 0) FROM history").fetchone()
     for ticket in chunk:
-        row = ticket._asdict()
-        tickets.append(
-            row
-            | {
-                "created_at": moment(ticket.created_at),
-                "updated_at": ticket.updated_at and moment(ticket.updated_at),
-                "text": searched(ticket.title, ticket.description),
-            }
-        )
-        closed = {"status": {"from": "open", "to": ticket.status}}
-        shown = row | {"assignees": [people[id] for id in ticket.assignees]}
-        happened = [(ticket.created_at, None)] if kind == "tracker" and ticket.assignees else []
-        happened += [(ticket.updated_at, closed)] if ticket.updated_at else []
-        for when, changes in happened:
+        shown = ticket._asdict() | {"assignees": [people[id] for id in ticket.assignees]}
+        change = {"status": {"from": "open", "to": ticket.status}}
+        for when, changes in (ticket.created_at, None), (ticket.updated_at, change):
+            if when is None or (changes is None and not (ours and ticket.assignees)):
+                continue
             last += 1
-            told = mailer.describe(db.Change(last, shown, changes, None, None), {})
-            history.append(
-                {
-                    "id": last,
-                    "ticket_id": ticket.id,
-                    "changed_at": moment(when),
-                    "changes": changes and json.dumps(changes),
-                    "subject": f"[Ticket #{ticket.id}] {ticket.title}"
-                    if ticket.assignees
-                    else None,
-                    "body": told if ticket.assignees else None,
-                }
-            )
+            row = {"id": last, "ticket_id": ticket.id, "changed_at": moment(when)}
+            row |= {"changes": changes and json.dumps(changes), "subject": None, "body": None}
+            if ours and ticket.assignees:
+                body = mailer.describe(db.Change(last, shown, changes, None, None), {})
+                row |= {"subject": f"[Ticket #{ticket.id}] {ticket.title}", "body": body}
+            history.append(row)
             emails += [
                 {
                     "history_id": last,
@@ -237,11 +227,20 @@ def insert_tickets(conn: sqlite3.Connection, kind: str, chunk: list[Ticket]) -> 
                 }
                 for user_id in ticket.assignees
             ]
+    tickets = [
+        ticket._asdict()
+        | {
+            "created_at": moment(ticket.created_at),
+            "updated_at": ticket.updated_at and moment(ticket.updated_at),
+            "text": searched(ticket.title, ticket.description),
+        }
+        for ticket in chunk
+    ]
     insert(conn, "tickets", tickets)
     pairs = [(ticket.id, user_id) for ticket in chunk for user_id in ticket.assignees]
     insert(conn, "assignments", [{"ticket_id": id, "user_id": user_id} for id, user_id in pairs])
     insert(conn, "history", history)
-    if kind == "tracker":
+    if ours:
         insert(conn, "emails", emails)
 
 
@@ -268,7 +267,3 @@ def rfc3339(moment: datetime) -> str:
 def orm_time(moment: datetime) -> str:
     """As SQLAlchemy and Django keep a time in SQLite."""
     return f"{moment:%Y-%m-%d %H:%M:%S.%f}"
-
-
-if __name__ == "__main__":
-    print(database("tracker", int(sys.argv[1])))
