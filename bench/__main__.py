@@ -16,10 +16,11 @@ import time
 import traceback
 from typing import Any
 
-from bench import data, http, limits, mail, mixed, scale
+from bench import data, http, limits, mail, mixed, pages, scale
 from bench.tools import table
 
 PARTS = {
+    "pages": pages.run,
     "limits": limits.run,
     "http": http.compare_peers,
     "server": http.compare_servers,
