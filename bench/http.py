@@ -151,7 +151,9 @@ KINDS = {
         for name, (path, times) in PAGES.items()
     },
     "create": CREATE,
+    "create, 64 connections": CREATE._replace(connections=64),
     "change of status": CHANGE,
+    "change of status, 64 connections": CHANGE._replace(connections=64),
 }
 
 
@@ -281,6 +283,10 @@ def compare_peers(progress: Progress, quick: bool) -> dict[str, Any]:
     goals.append(
         goal("all is answered with 2xx, and written", "; ".join(wrong) or "yes", not wrong)
     )
+    for kind in ("create", "change of status"):
+        ratio = found[f"{kind}, 64 connections"][0]["rate"] / found[kind][0]["rate"]
+        text = f"{kind}: at 64 connections no slower than at 16"
+        goals.append(goal(text, f"{ratio:.2f} times as fast", ratio >= 1))
     return {"goals": goals, "found": found, "table": ratios(best, found)}
 
 
