@@ -201,6 +201,7 @@ def goals(
         figure = ", ".join(f"{kind}: {times[kind]:.1f}" for kind in worst) or "none"
         found.append(goal(text.format(size=size), figure, not bad))
     for text, figure, most, unit in (
+        ("a search for two characters that no ticket holds", last[ABSENT], 50, "ms"),
         ("the start of the process", server["start, s"], 0.3, "s"),
         ("its memory", server["memory, MB"], 60, "MB"),
     ):
