@@ -53,21 +53,22 @@ def main() -> int:
         except Exception:
             traceback.print_exc()
             continue
-        print("", summary({part: results[part]}), sep="\n")
+        print("", summary({part: results[part]}, args.quick), sep="\n")
         written = json.dumps(results, indent=1, ensure_ascii=False)
         (folder / "results.json").write_text(written + "\n", "utf-8")
-        (folder / "summary.md").write_text(summary(results), "utf-8")
+        (folder / "summary.md").write_text(summary(results, args.quick), "utf-8")
     if results.keys() == PARTS.keys() and not args.quick:
         readme = data.HERE / "README.md"
         text, heading, _ = readme.read_text("utf-8").partition("## Figures\n")
-        readme.write_text(f"{text}{heading}\n{summary(results)}", "utf-8")
+        readme.write_text(f"{text}{heading}\n{summary(results, args.quick)}", "utf-8")
     return int(len(results) < len(args.parts or PARTS))
 
 
-def summary(results: dict[str, Any]) -> str:
+def summary(results: dict[str, Any], quick: bool) -> str:
     """Machine, goals and tables, in Markdown."""
     versions = f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
-    machine = f"One run on {os.cpu_count()} cores shared with other work, {versions}."
+    run = "A quick run, which only shows that all works," if quick else "One run"
+    machine = f"{run} on {os.cpu_count()} cores shared with other work, {versions}."
     goals = (goal for result in results.values() for goal in result["goals"])
     rows = ([g["goal"], g["figure"], "met" if g["met"] else "**missed**"] for g in goals)
     tables = (result["table"] for result in results.values())
