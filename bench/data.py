@@ -1,10 +1,9 @@
 """The data that everything is measured on: the same for the tracker and for its peers.
 
-From one seed come users, projects and tickets: 0 to 3 assignees each, words whose frequency
-follows Zipf's law, and a history where the status is not "open" any more. A finished database
+From one seed come users, projects and tickets: 0 to 3 assignees each (as many as the id, modulo
+4), words whose frequency follows Zipf's law, and a history where the status is not "open" any
+more. The tracker's database also holds the mail about it, which was sent. A finished database
 is kept in bench/.cache, whole or not at all.
-
-    python -m bench.data 1000000        # the tracker's own database with 1,000,000 tickets
 """
 
 from __future__ import annotations
@@ -26,10 +25,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import db
+import mailer
+from plumbing.text import fold, name_key
 
 HERE = Path(__file__).resolve().parent
 CACHE = HERE / ".cache"
 PEERS = HERE / "peers"
+NOWHERE = "smtp://127.0.0.1:1"  # where nobody listens
 STATUSES = ("open", "in progress", "closed")
 USERS = 100
 PROJECTS = 20
@@ -41,6 +43,7 @@ CHUNK = 10_000  # tickets per transaction
 RARE = "quicksilver"  # in 10 tickets at every size
 COMMON = "error"  # in about 1 of 4
 SHORT = "db"  # in about 1 of 20; shorter than the three characters of a trigram
+ABSENT = "qx"  # in none, and as short
 
 # The most frequent first: the n-th word is n times as rare as the first one.
 WORDS = """
@@ -88,24 +91,26 @@ def projects() -> list[tuple[int, str]]:
     return [(id, f"{WORDS[80 + id].capitalize()} team") for id in range(1, PROJECTS + 1)]
 
 
-def tickets(count: int, seed: int = 7) -> Iterator[Ticket]:
+def text(draw: random.Random) -> tuple[str, str | None]:
+    """A title, and often a description."""
+    words = draw.choices(WORDS, cum_weights=WEIGHTS, k=draw.randint(12, 46))
+    cut = draw.randint(4, 8)
+    title, rest = " ".join(words[:cut]), " ".join(words[cut:])
+    description = f"{rest}. See {words[0]}-{draw.randrange(10_000)}."
+    return title[0].upper() + title[1:], description if draw.random() < 0.85 else None
+
+
+def tickets(count: int) -> Iterator[Ticket]:
     """The tickets 1 to `count`, always the same for the same count."""
-    draw = random.Random(seed)
+    draw = random.Random(7)
     needles = {1 + (count - 1) * n // 10 for n in range(10)}
     for id in range(1, count + 1):
-        words = draw.choices(WORDS, cum_weights=WEIGHTS, k=draw.randint(12, 46))
-        cut = draw.randint(4, 8)
-        title = " ".join(words[:cut])
-        if id in needles:
-            title = f"{title} {RARE}"
-        description = None
-        if draw.random() < 0.85:
-            description = f"{' '.join(words[cut:])}. See {words[0]}-{draw.randrange(count)}."
+        title, description = text(draw)
         status = draw.choices(STATUSES, (4, 2, 4))[0]
         created = BEGINNING + timedelta(seconds=45 * id, milliseconds=draw.randrange(1000))
         yield Ticket(
             id,
-            title[0].upper() + title[1:],
+            f"{title} {RARE}" if id in needles else title,
             description,
             PROJECT if draw.random() < 0.15 else draw.randint(1, PROJECTS),
             status,
@@ -118,7 +123,7 @@ def tickets(count: int, seed: int = 7) -> Iterator[Ticket]:
 # ---------------------------------------------------------------- databases
 
 SCHEMAS = {
-    "tracker": db.SCHEMA,
+    "tracker": HERE.parent / "schema.sql",
     "sqlalchemy": HERE / "peers" / "models.py",
     "django": HERE / "peers" / "django_app" / "models.py",
 }
@@ -145,31 +150,29 @@ def database(kind: str, count: int, progress: Callable[[str], None] = print) -> 
         outdated.unlink()
     partial = path.with_suffix(".partial")
     if kind == "tracker":
-        db.Database(partial).close()
+        db.open_database(partial).close()
     else:
         command = [sys.executable, *CREATE[kind]]
-        subprocess.run(command, cwd=HERE / "peers", env=peer_environment(partial), check=True)
+        subprocess.run(command, cwd=HERE / "peers", env=environment(partial), check=True)
     with closing(sqlite3.connect(partial, isolation_level=None)) as conn:
-        fill(conn, count, db.timestamp if kind == "tracker" else orm_time, progress)
-    for lock in CACHE.glob(f"{partial.name}-*lock"):
-        lock.unlink()
+        fill(conn, kind, count, progress)
+    partial.with_name(f"{partial.name}-lock").unlink(missing_ok=True)
     return partial.rename(path)
 
 
-def peer_environment(path: Path) -> dict[str, str]:
+def environment(path: Path) -> dict[str, str]:
+    """What tells a peer, and the tracker under a foreign server, its database."""
     return os.environ | {
         "PEER_DATABASE": str(path),
         "DJANGO_SETTINGS_MODULE": "django_app.settings",
+        "PYTHONPATH": str(HERE.parent),
+        "TRACKER_DB": str(path),
+        "TRACKER_SMTP": NOWHERE,
     }
 
 
-def fill(
-    conn: sqlite3.Connection,
-    count: int,
-    moment: Callable[[datetime], str],
-    progress: Callable[[str], None],
-) -> None:
-    """Write users, projects and tickets into the empty tables; `moment` is how a time is kept."""
+def fill(conn: sqlite3.Connection, kind: str, count: int, progress: Callable[[str], None]) -> None:
+    """Write users, projects, tickets and what happened to them into the empty tables."""
     conn.execute("PRAGMA synchronous = OFF")  # what a crash breaks here is made anew
     conn.execute("PRAGMA cache_size = -200000")
     conn.execute("PRAGMA foreign_keys = ON")
@@ -177,12 +180,12 @@ def fill(
     insert(
         conn,
         "projects",
-        [{"id": id, "name": name, "name_key": db.fold(name)} for id, name in projects()],
+        [{"id": id, "name": name, "name_key": name_key(name)} for id, name in projects()],
     )
     source, done, began, told = tickets(count), 0, time.monotonic(), 0.0
     while chunk := list(islice(source, CHUNK)):
         conn.execute("BEGIN")
-        insert_tickets(conn, chunk, moment)
+        insert_tickets(conn, kind, chunk)
         conn.execute("COMMIT")
         done += len(chunk)
         seconds = time.monotonic() - began
@@ -192,74 +195,75 @@ def fill(
     conn.execute("PRAGMA wal_checkpoint (TRUNCATE)")
 
 
-def insert_tickets(
-    conn: sqlite3.Connection, chunk: list[Ticket], moment: Callable[[datetime], str]
-) -> None:
-    """The tickets with their assignees, their history and their words."""
-    rows = [
+def insert_tickets(conn: sqlite3.Connection, kind: str, chunk: list[Ticket]) -> None:
+    """The tickets with their assignees, and what happened to them."""
+    ours = kind == "tracker"
+    moment = rfc3339 if ours else orm_time
+    people = {id: {"id": id, "name": name, "email": email} for id, name, email in users()}
+    history: list[dict[str, Any]] = []
+    emails: list[dict[str, Any]] = []
+    (last,) = conn.execute("SELECT coalesce(max(id), 0) FROM history").fetchone()
+    for ticket in chunk:
+        shown = ticket._asdict() | {"assignees": [people[id] for id in ticket.assignees]}
+        change = {"status": {"from": "open", "to": ticket.status}}
+        for when, changes in (ticket.created_at, None), (ticket.updated_at, change):
+            if when is None or (changes is None and not (ours and ticket.assignees)):
+                continue
+            last += 1
+            row = {"id": last, "ticket_id": ticket.id, "changed_at": moment(when)}
+            row |= {"changes": changes and json.dumps(changes), "subject": None, "body": None}
+            if ours and ticket.assignees:
+                body = mailer.describe(db.Change(last, shown, changes, None, None), {})
+                row |= {"subject": f"[Ticket #{ticket.id}] {ticket.title}", "body": body}
+            history.append(row)
+            emails += [
+                {
+                    "history_id": last,
+                    "user_id": user_id,
+                    "address": people[user_id]["email"],
+                    "state": "sent",
+                    "attempts": 1,
+                    "sent_at": moment(when),
+                }
+                for user_id in ticket.assignees
+            ]
+    tickets = [
         ticket._asdict()
         | {
             "created_at": moment(ticket.created_at),
             "updated_at": ticket.updated_at and moment(ticket.updated_at),
+            "text": searched(ticket.title, ticket.description),
         }
         for ticket in chunk
     ]
-    insert(conn, "tickets", [{**row, "assignees": "[]"} for row in rows])
-    insert(
-        conn,
-        "assignments",
-        [
-            {
-                "ticket_id": row["id"],
-                "user_id": user_id,
-                "touched_at": row["updated_at"] or row["created_at"],
-            }
-            for row in rows
-            for user_id in row["assignees"]
-        ],
-    )
-    insert(
-        conn,
-        "history",
-        [
-            {
-                "ticket_id": row["id"],
-                "changed_at": row["updated_at"],
-                "changes": json.dumps({"status": {"from": "open", "to": row["status"]}}),
-            }
-            for row in rows
-            if row["updated_at"]
-        ],
-    )
-    insert(
-        conn,
-        "ticket_texts",
-        [
-            {
-                "rowid": row["id"],
-                "title": db.fold(row["title"]),
-                "description": db.fold(row["description"] or ""),
-            }
-            for row in rows
-        ],
-    )
+    insert(conn, "tickets", tickets)
+    pairs = [(ticket.id, user_id) for ticket in chunk for user_id in ticket.assignees]
+    insert(conn, "assignments", [{"ticket_id": id, "user_id": user_id} for id, user_id in pairs])
+    insert(conn, "history", history)
+    if ours:
+        insert(conn, "emails", emails)
+
+
+def searched(title: str, description: str | None) -> str:
+    """What the tracker searches, in the form that schema.sql describes."""
+    return f"{fold(title)}\x1f{fold(description or '')}\x1f\x1f"
 
 
 def insert(conn: sqlite3.Connection, table: str, rows: list[dict[str, Any]]) -> None:
-    """Insert of the rows what the table can hold: the peers have fewer columns, and no index."""
+    """Insert of the rows what the table can hold: the peers have fewer columns."""
     found = [name for _, name, *_ in conn.execute(f"PRAGMA table_info ({table})")]
-    if found:
-        names = [name for name in rows[0] if name in found or name == "rowid"]
-        conn.executemany(
-            f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})",
-            map(itemgetter(*names), rows),
-        )
+    names = [name for name in rows[0] if name in found]
+    conn.executemany(
+        f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})",
+        map(itemgetter(*names), rows),
+    )
+
+
+def rfc3339(moment: datetime) -> str:
+    """As the tracker keeps a time."""
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def orm_time(moment: datetime) -> str:
     """As SQLAlchemy and Django keep a time in SQLite."""
     return f"{moment:%Y-%m-%d %H:%M:%S.%f}"
-
-
-if __name__ == "__main__":
-    print(database("tracker", int(sys.argv[1])))
