@@ -287,7 +287,7 @@ CREATE VIEW health_document AS
 SELECT json_object('status', 'ok', 'mail', json_object(
            'queued', (SELECT count(*) FROM emails WHERE next_attempt_at IS NOT NULL),
            'failed', (SELECT count(*) FROM emails WHERE state = 'failed'),
-           'oldest_queued_at', (SELECT changed_at FROM history WHERE id = (
-               SELECT min(history_id) FROM emails WHERE next_attempt_at IS NOT NULL)),
+           'oldest_queued_at', (SELECT changed_at FROM history WHERE id = (  -- +: not by its index
+               SELECT min(+history_id) FROM emails WHERE next_attempt_at IS NOT NULL)),
            'error', error)) AS document
   FROM system;

@@ -258,11 +258,13 @@ class Channel(HTTPChannel):
         return task
 
     def writable(self) -> bool:
-        """Whether there is something to send."""
+        """Whether the loop has something to send."""
         if self.will_close:  # waitress would wait until the client reads, which it may never do
             self.handle_close()
             return False
-        return bool(super().writable())
+        # Not while a thread is about to: the loop would ask again and again, in vain, and keep
+        # the interpreter from that thread. It is woken when the thread is done.
+        return not self.requests and bool(super().writable())
 
     def handle_close(self) -> None:
         """Close the connection, or begin to."""
