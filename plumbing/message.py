@@ -41,9 +41,11 @@ class Message(NamedTuple):
 
 def named(name: str, id: str, header: str) -> str:
     """`name <id>`, as From and List-Id have it; only the id where the name is empty."""
-    if name.isascii() and not re.fullmatch(r"[\w !#$%&'*+/=?^`{|}~-]*", name):
-        name = '"' + re.sub(r'(["\\])', r"\\\1", name) + '"'
-    return f"{_encode_words(name, header)} <{id}>" if name else id
+    words = _encode_words(name, header)
+    if words == name and not re.fullmatch(r"[\w !#$%&'*+/=?^`{|}~-]*", name, re.ASCII):
+        words = '"' + re.sub(r'(["\\])', r"\\\1", name) + '"'
+    # A line with an encoded word has 76 characters at most (RFC 2047), so the id gets its own.
+    return f"{words}{' ' if words == name else chr(13) + chr(10) + ' '}<{id}>" if name else id
 
 
 def _encode_words(text: str, header: str) -> str:

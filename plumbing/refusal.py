@@ -33,35 +33,32 @@ class Reply(NamedTuple):
 
 # By the enhanced status (RFC 3463, 4954, 7372, and what Exchange adds), where that is clear.
 _STATUSES = {
-    "us": r"5\.(1\.[78]|7\.(2[03-7]|3|8|11|14|57|60|64)|2\.252)",
-    "recipient": r"5\.(1\.([1-46]|10)|2\.[1-24]|4\.(1|310)|7\.(5|12\d|13\d))",
+    "us": r"5\.(1\.[78]|7\.(2[03-7]|3|8|11|14|57|60|64|509|515)|2\.252)",
+    "recipient": r"5\.(1\.([1346]|10)|2\.[1-24]|4\.(1|310)|7\.(5|12\d|13\d))",
     "message": r"5\.(2\.3|3\.4|6\.\d+)",
 }
-# By words, where the status says nothing or is missing.
-_RECIPIENT_FIRST = re.compile(r"recipient (address )?(is )?(rejected|refused|invalid)", re.I)
-_SENDER = re.compile(
-    r"sender|send ?as|not owned|return.?path|(mail )?from (address|header|domain)|mail from", re.I
-)
-_LOGIN = re.compile(
-    r"authenticat|credential|log ?in|starttls|encryption (is )?(required|needed)|password"
-    r"|not verified|not authori[sz]ed|(allowed|permitted) to send|\bhelo|\behlo|spf|dkim|dmarc",
-    re.I,
-)
-_POLICY = re.compile(
-    r"relay|block|blacklist|policy|reputation|spamhaus|rbl|reverse|\bptr\b|\brate\b|limit|too many"
-    r"|\bip\b|client host|access denied|unsolicited|suspicious|try again|temporar",
-    re.I,
-)
-_RECIPIENT = re.compile(
-    r"recipient|user|unknown|no such|(does not|doesn't) exist|mailbox|quota|invalid address"
-    r"|unrout|undeliverable|disabled|inactive|suspended|no longer|not our customer|account",
-    re.I,
-)
-_MESSAGE = re.compile(
-    r"too (big|large|long)|size|content|virus|malware|spam|attachment|header|line length"
-    r"|message (was |is )?(rejected|refused)",
-    re.I,
-)
+# By words, in this order, where the status says nothing or is missing: at which steps they
+# count, and whom they are about.
+_WORDS = [
+    (r"resolver\.rst", None, "recipient"),
+    (r"\bspf\b|dkim|dmarc|unauthenticated", None, "us"),
+    (r"recipient (address )?(is )?(rejected|refused|invalid)(?!.*(policy|rate|limit))", None,
+     "recipient"),
+    (r"sender|send ?as|sending (is )?(paused|suspended|domain)|not owned|return.?path", None, "us"),
+    (r"mailbox .*(unavailable|not found)|invalid mailbox|n[o']t have an? \S* ?account", ".",
+     "recipient"),
+    (r"from (address|header|domain)|mail from|disallowed as|ses:\S+", None, "us"),
+    (r"authenticat|smtp auth|credential|log ?in|starttls|password", None, "us"),
+    (r"encryption (is )?(required|needed)|not verified|\b(helo|ehlo)\b", None, "us"),
+    (r"not authori[sz]ed to send|(allowed|permitted) to send", None, "us"),
+    (r"relay|block|policy|reputation|spamhaus|rbl|reverse|\bptr\b|\brate\b|limit|too many|\bip\b"
+     r"|client host|access denied|unsolicited|suspicious|try again|temporar", None, "unclear"),
+    (r"recipient|user|unknown|no such|(does not|doesn't) exist|mailbox|quota|invalid address"
+     r"|unrout|undeliverable|disabled|inactive|suspended|no longer|not our customer|account",
+     "RCPT", "recipient"),
+    (r"too (big|large|long)|size|content|virus|infected|malware|spam|attachment|header"
+     r"|line length|message (was |is )?(rejected|refused)", "DATA .", "message"),
+]  # fmt: skip
 
 
 def whom(step: str, reply: Reply) -> str:
@@ -77,22 +74,13 @@ def whom(step: str, reply: Reply) -> str:
         return "us"
     found = re.match(r"5\.\d{1,3}\.\d{1,3}\b", reply.text)
     status = found[0] if found else ""
-    words = re.sub(r"<[^>]*>|\S+@\S+|https?://\S+", " ", reply.text)  # names mean nothing
-    if _RECIPIENT_FIRST.search(words):
-        return "recipient"
     for about, pattern in _STATUSES.items():
         if re.fullmatch(pattern, status):
             return about
-    if _SENDER.search(words):
-        return "us"
     if reply.code == 552 and step != "RCPT":
         return "message"
-    if _POLICY.search(words):
-        return "unclear"
-    if _LOGIN.search(words):
-        return "us"
-    if step == "RCPT" and _RECIPIENT.search(words):
-        return "recipient"
-    if step in ("DATA", ".") and _MESSAGE.search(words):
-        return "message"
+    words = re.sub(r"<[^>]*>|\S+@\S+|https?://\S+", " ", reply.text)  # names mean nothing
+    for pattern, steps, about in _WORDS:
+        if (steps is None or step in steps.split()) and re.search(pattern, words, re.IGNORECASE):
+            return about
     return "us" if step == "MAIL" else "unclear"

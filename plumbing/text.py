@@ -68,7 +68,7 @@ def read_sender(text: str) -> tuple[str, str] | None:
     found = re.fullmatch(r"\s*(?:(?P<name>[^<>]*?)\s*<(?P<in>[^<>]*)>|(?P<only>\S+))\s*", text)
     if not found:
         return None
-    name, address = (found["name"] or "").strip('" '), found["in"] or found["only"]
+    name, address = (found["name"] or "").strip('" '), found["in"] or found["only"] or ""
     fine = _SENDER.fullmatch(address) and len(name) <= 100 and not fault_of_line(name)
     return (name, address) if fine else None
 
