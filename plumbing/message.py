@@ -41,11 +41,14 @@ class Message(NamedTuple):
 
 def named(name: str, id: str, header: str) -> str:
     """`name <id>`, as From and List-Id have it; only the id where the name is empty."""
+    if not name:
+        return id
     words = _encode_words(name, header)
-    if words == name and not re.fullmatch(r"[\w !#$%&'*+/=?^`{|}~-]*", name, re.ASCII):
+    if words != name:  # the line of an encoded word has at most 76 characters (RFC 2047)
+        return f"{words}\r\n <{id}>"
+    if not re.fullmatch(r"[\w !#$%&'*+/=?^`{|}~-]*", name):
         words = '"' + re.sub(r'(["\\])', r"\\\1", name) + '"'
-    # A line with an encoded word has 76 characters at most (RFC 2047), so the id gets its own.
-    return f"{words}{' ' if words == name else chr(13) + chr(10) + ' '}<{id}>" if name else id
+    return f"{words} <{id}>"
 
 
 def _encode_words(text: str, header: str) -> str:
