@@ -9,9 +9,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from email.policy import default
@@ -56,6 +58,15 @@ def eventually(condition, timeout=30):
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.01)
     return value
+
+
+def own_address():
+    """An address of this machine that is not loopback. Nothing is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        probe.connect(("192.0.2.1", 9))
+        if not (address := probe.getsockname()[0]).startswith(("127.", "0.")):
+            return address
+    return pytest.skip("this machine has no address but loopback")
 
 
 class Api(TestApp):
@@ -123,14 +134,14 @@ class OnAnyPort(Controller):
 class MailServer:
     """A real SMTP server. `replies` maps "MAIL", an address or "DATA" to a refusal."""
 
-    def __init__(self, port=0, **settings):
+    def __init__(self, port=0, host="127.0.0.1", **settings):
         self.messages = []  # (recipient, parsed message)
         self.replies = {}
         self.sessions = 0
-        self._controller = OnAnyPort(self, hostname="127.0.0.1", port=port, **settings)
+        self._controller = OnAnyPort(self, hostname=host, port=port, **settings)
         self._controller.start()
         self.port = self._controller.port
-        self.url = f"smtp://127.0.0.1:{self.port}"
+        self.url = f"smtp://{host}:{self.port}"
 
     async def handle_EHLO(self, server, session, envelope, hostname, responses):  # noqa: N802
         self.sessions += 1
