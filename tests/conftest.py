@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 from aiosmtpd.controller import Controller
+from scripted import ScriptedServer
 from webtest import TestApp
 
 import tracker
@@ -258,6 +259,20 @@ def mail_server():
 
 
 @pytest.fixture
+def scripted():
+    """Starts scripted servers: scripted(script)."""
+    servers = []
+
+    def start(script, **settings):
+        servers.append(ScriptedServer(script, **settings))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
 def start(database):
     """Starts the tracker as a process: start("--smtp", url); killed at the end of the test."""
     servers = []
@@ -288,10 +303,9 @@ def make_api(make_app):
 
     def make(smtp, timeout=10):
         app = make_app(smtp=smtp, sender=SENDER)
-        if smtp:
-            server = app.mailer.server
-            server.connect_seconds = server.answer_seconds = server.data_seconds = timeout
         api = Api(app)
+        if smtp:
+            be_patient(api, timeout)
         if not api.get("/users").json:
             for name in CAST:
                 api.user(name)
@@ -299,6 +313,12 @@ def make_api(make_app):
         return api
 
     return make
+
+
+def be_patient(api, seconds):
+    """Have the mail server waited for so long, each time."""
+    server = api.app.mailer.server
+    server.connect_seconds = server.answer_seconds = server.data_seconds = seconds
 
 
 def settled(api):

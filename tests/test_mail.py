@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from email import message_from_bytes
+from email.header import decode_header, make_header
 from email.policy import default
 from typing import ClassVar
 
@@ -555,9 +556,14 @@ def test_what_is_composed_reads_back_the_same(title, lines):
 @given(name=NAMES, project=NAMES.filter(bool))
 def test_the_names_of_a_sender_and_a_project_read_back_the_same(name, project):
     message = composed("Hello", "Hello\n", name, project)
-    (sender,) = message["From"].addresses
-    assert (sender.display_name, sender.addr_spec) == (name, SENDER)
-    assert unquoted(message["List-Id"].rpartition(" <")[0]) == project
+    # Decoded by hand, as Python 3.11 puts blanks between the words of a long name.
+    shown = {
+        header: str(make_header(decode_header(re.sub(r"\r?\n", "", value))))
+        for header, value in message.raw_items()
+    }
+    assert shown["From"].rpartition(" ")[2] == (f"<{SENDER}>" if name else SENDER)
+    assert unquoted(shown["From"].rpartition(" ")[0]) == name
+    assert unquoted(shown["List-Id"].rpartition(" <")[0]) == project
 
 
 # ---------------------------------------------------------------- mail that fails
