@@ -479,7 +479,9 @@ def get_outgoing(conn: Connection, email_id: int) -> dict[str, Any]:
          WHERE emails.id = :id"""
     rows = conn.execute(sql, {"id": email_id})
     names = [column[0] for column in rows.description]
-    return dict(zip(names, rows.fetchone(), strict=True))
+    for row in rows.fetchall():
+        return dict(zip(names, row, strict=True))
+    raise NotFound(f"There is no email {email_id}.")
 
 
 def record_sent(conn: Connection, due: Due, address: str) -> None:

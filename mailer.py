@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 import re
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from contextlib import suppress
+from datetime import datetime
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,19 +22,17 @@ if TYPE_CHECKING or not __package__:
     from plumbing import Unavailable
     from plumbing.message import Message, Outlet, named
     from plumbing.refusal import Failure
-    from plumbing.worker import Worker
+    from plumbing.worker import JITTER, Worker, backoff, later
 else:
     from . import db
     from .plumbing import Unavailable
     from .plumbing.message import Message, Outlet, named
     from .plumbing.refusal import Failure
-    from .plumbing.worker import Worker
+    from .plumbing.worker import JITTER, Worker, backoff, later
 
 log = logging.getLogger("tracker.mail")
 
-FIRST_RETRY = 30.0  # seconds
-LONGEST_RETRY = 3600.0
-JITTER = 1.1  # a wait is up to so many times as long
+FIRST_RETRY, LONGEST_RETRY = 30.0, 3600.0  # seconds
 MOST_ATTEMPTS = 125  # about five days
 MOST_UNCERTAIN = 5  # attempts after which the server may have the mail
 BATCH = 100  # messages that are read at once
@@ -208,7 +206,7 @@ class Mailer:
         longest = later(self.database.now(), LONGEST_RETRY * JITTER)
         with self.database.read() as conn:
             if db.get_mail_error(conn) is None:
-                self._pause = None  # it was told to ask the server now
+                self._pause, self._refusals = None, 0  # it was told to ask the server now
             due = db.list_due(conn, longest, BATCH)
         if self.worker.stopping or not due:
             return False
@@ -218,7 +216,11 @@ class Mailer:
             # Who is due while the server is known to be down shares that finding.
             self._record([Outcome(each, None, self._pause) for each in due])
             return True
-        self._record(list(self._attempts(due)))
+        outcomes: list[Outcome] = []
+        try:
+            outcomes.extend(self._attempts(due))  # also those before an error
+        finally:
+            self._record(outcomes)
         return True
 
     def _attempts(self, due: list[db.Due]) -> Iterator[Outcome]:
@@ -232,7 +234,7 @@ class Mailer:
             # Of connections lost in a row, one may be the fault of its mail, two are not.
             self._broken = self._broken + 1 if about == "connection" else 0
             if self._broken == 2:
-                failure, about = Failure("server", str(failure)), "server"
+                failure, about, self._broken = Failure("server", str(failure)), "server", 0
             yield Outcome(each, address, failure)
             if about == "server":
                 yield from (Outcome(left, None, failure) for left in due[position + 1 :])
@@ -249,6 +251,11 @@ class Mailer:
             self.server.send(compose(email, self.sender))
         except Failure as failure:
             return address, failure
+        except (Unavailable, db.NotFound) as error:
+            if isinstance(error, Unavailable) and not error.damaged:
+                raise  # that is not the fault of the mail
+            log.error("Mail %s cannot be read: %s", due.id, error)
+            return address, Failure("message", f"it cannot be read: {error}")
         except (OSError, MemoryError) as error:  # trouble of this machine
             return address, Failure("server", str(error) or type(error).__name__)
         except Exception as defect:  # must cost this mail, not the queue
@@ -257,41 +264,29 @@ class Mailer:
         return address, None
 
     def _record(self, outcomes: list[Outcome]) -> None:
-        """Write down what became of mail, each row by itself if they cannot be written together."""
-        last = outcomes[-1].failure if outcomes else None
-        told = ""
+        """Write down what became of mail, each row by itself if one of them is damaged."""
         while outcomes:
             try:
                 with self.database.write() as conn:
                     for outcome in outcomes:
                         self._record_mail(conn, outcome)
-                    self._record_server(conn, last)
+                    self._record_server(conn, outcomes[-1].failure)
+                self._learn(outcomes[-1].failure)
                 return
             except Unavailable as error:
-                words = str(error)
-            if len(outcomes) > 1:
+                fault = error
+            if fault.damaged and len(outcomes) > 1:
                 for outcome in outcomes:
                     self._record([outcome])
                 return
-            # One bad row must stop nothing, and what was sent must not be sent again.
-            if self._give_up(outcomes[0].due, words):
+            if fault.damaged:  # one bad row must stop nothing, nor be sent again
+                log.error("Mail %s cannot be recorded: %s", outcomes[0].due.id, fault)
+                with suppress(Unavailable), self.database.write() as conn:
+                    db.give_up(conn, outcomes[0].due.id, f"it cannot be recorded: {fault}")
                 return
-            # Going on would send again what has been sent: wait for the database.
-            if words != told:
-                log.warning("Outcomes of mail cannot be recorded: %s", words)
-            told = self.trouble = words
+            self._tell(str(fault))  # to go on would send again what has been sent
             if self.worker.wait(POLL_SECONDS):
                 return
-
-    def _give_up(self, due: db.Due, words: str) -> bool:
-        """Have a mail failed whose row cannot be written as it should; whether that could be."""
-        try:
-            with self.database.write() as conn:
-                db.give_up(conn, due.id, f"its outcome could not be recorded: {words}")
-        except Unavailable:
-            return False
-        log.error("Mail %s is given up: %s", due.id, words)
-        return True
 
     def _record_mail(self, conn: db.Connection, outcome: Outcome) -> None:
         """What the outcome means for the mail.
@@ -312,40 +307,34 @@ class Mailer:
             words = str(failure)
             if final and failure.about == "uncertain":
                 words = f"given up, as the server may have it already: {words}"[:300]
-            again = None if final else later(conn.now, backoff(due.attempts))
+            again = (
+                None
+                if final
+                else later(conn.now, backoff(due.attempts, FIRST_RETRY, LONGEST_RETRY))
+            )
             if db.record_failure(conn, due, address, words, again) and final:
                 log.warning("Mail %s has failed: %s", due.id, words)
 
     def _record_server(self, conn: db.Connection, failure: Failure | None) -> None:
-        """What the last outcome means for the server: to be asked again, and what /health says."""
+        """What the last outcome says of the server, for /health."""
         about = failure.about if failure else "nothing"
         if about in ("us", "server"):
-            if failure is self._pause:
-                return  # nobody asked it
-            self._refusals = self._refusals + 1 if about == "us" else 0
-            wait = backoff(self._refusals - 1) if about == "us" else FIRST_RETRY
-            if self._pause is None or str(self._pause) != str(failure):
-                log.warning("Mail waits, %s: %s", self.server, failure)
-            self._pause, self._ask_again = failure, self.monotonic() + wait
-            db.set_mail_error(conn, str(failure))
-        elif about == "unclear":
             db.set_mail_error(conn, str(failure))
         elif about not in ("connection", "uncertain") and db.get_mail_error(conn) is not None:
-            self._pause, self._refusals = None, 0
             db.set_mail_error(conn, None)
+
+    def _learn(self, failure: Failure | None) -> None:
+        """What the last outcome says of the server: when it is to be asked again."""
+        about = failure.about if failure else "nothing"
+        if about in ("us", "server") and failure is not self._pause:
+            if str(failure) != str(self._pause):
+                log.warning("Mail waits, %s: %s", self.server, failure)
+            wait = backoff(self._refusals, FIRST_RETRY, LONGEST_RETRY)
+            self._refusals = self._refusals + 1 if about == "us" else 0
+            self._pause, self._ask_again = failure, self.monotonic() + wait
+        elif self._pause and about not in ("us", "server", "connection", "uncertain"):
+            self._pause, self._refusals = None, 0
             log.warning("Mail flows again.")
-
-
-def backoff(attempts: int) -> float:
-    """Seconds to wait after one more failure: 30, 60 ... an hour, and up to 10 % jitter."""
-    wait: float = FIRST_RETRY * 2 ** min(attempts, 7)
-    return min(wait, LONGEST_RETRY) * random.uniform(1.0, JITTER)
-
-
-def later(now: str, seconds: float) -> str:
-    """A time of the database, so many seconds after another."""
-    moment = datetime.fromisoformat(now) + timedelta(seconds=seconds)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def send_test_mail(mailer: Mailer, address: str, patience: float) -> tuple[bool, str]:

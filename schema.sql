@@ -69,8 +69,7 @@ CREATE TABLE history (
     body       TEXT
 ) STRICT;
 
--- Listings run along an index: the order is the id, or touched_at and then the id. "Any
--- status" is asked for as the three of them.
+-- Listings run along an index, by id or touched_at; "any status" is asked for as the three.
 CREATE INDEX tickets_by_status         ON tickets (status);
 CREATE INDEX tickets_by_status_touch   ON tickets (status, touched_at);
 CREATE INDEX tickets_by_project        ON tickets (project_id, status);
@@ -86,8 +85,8 @@ USING fts5 (text, content = 'tickets', content_rowid = 'id', columnsize = 0,
 
 -- ------------------------------------------------------------ the outbox
 
--- One row per message and recipient, written in the transaction of the change that it
--- tells of. A failed send is recorded here: attempts, error, next_attempt_at.
+-- One row per message and recipient, written in the transaction of its change. A failed send
+-- is recorded here: attempts, error, next_attempt_at.
 CREATE TABLE emails (
     id              INTEGER PRIMARY KEY AUTOINCREMENT CHECK (id BETWEEN 1 AND 999999999999999),
     history_id      INTEGER NOT NULL REFERENCES history ON DELETE RESTRICT,
@@ -152,8 +151,9 @@ CREATE TRIGGER users_are_not_replaced BEFORE INSERT ON users
 WHEN EXISTS (SELECT 1 FROM users WHERE id = NEW.id OR email = NEW.email)
 BEGIN SELECT RAISE(ABORT, 'the id or email is taken'); END;
 
-CREATE TRIGGER users_keep_their_id BEFORE UPDATE ON users WHEN NEW.id <> OLD.id
-BEGIN SELECT RAISE(ABORT, 'an id never changes'); END;
+CREATE TRIGGER users_keep_their_id BEFORE UPDATE ON users
+WHEN NEW.id <> OLD.id OR EXISTS (SELECT 1 FROM users WHERE email = NEW.email AND id <> OLD.id)
+BEGIN SELECT RAISE(ABORT, 'an id never changes, and the email may be taken'); END;
 
 CREATE TRIGGER projects_in_use_stay BEFORE DELETE ON projects
 WHEN EXISTS (SELECT 1 FROM tickets WHERE project_id = OLD.id)
@@ -164,7 +164,11 @@ WHEN EXISTS (SELECT 1 FROM projects WHERE id = NEW.id OR name_key = NEW.name_key
 BEGIN SELECT RAISE(ABORT, 'the id or name is taken'); END;
 
 CREATE TRIGGER projects_keep_their_id BEFORE UPDATE ON projects WHEN NEW.id <> OLD.id
-BEGIN SELECT RAISE(ABORT, 'an id never changes'); END;
+  OR EXISTS (SELECT 1 FROM projects WHERE name_key = NEW.name_key AND id <> OLD.id)
+BEGIN SELECT RAISE(ABORT, 'an id never changes, and the name may be taken'); END;
+
+CREATE TRIGGER system_stays BEFORE DELETE ON system
+BEGIN SELECT RAISE(ABORT, 'this is what there is once'); END;
 
 CREATE TRIGGER assignments_are_not_given_away BEFORE UPDATE ON assignments
 BEGIN SELECT RAISE(ABORT, 'unassign one, then assign the other'); END;
@@ -201,7 +205,7 @@ BEGIN
      WHERE id IN (NEW.project_id, OLD.project_id);
 END;
 
--- Whoever writes by hand knows no folded text: lower() is near enough.
+-- Who writes by hand knows no folded text: lower() is near enough.
 CREATE TRIGGER tickets_changed_by_hand AFTER UPDATE OF title, description ON tickets
 WHEN NEW.text = OLD.text
  AND (NEW.title <> OLD.title OR NEW.description IS NOT OLD.description)
@@ -289,5 +293,9 @@ SELECT json_object('status', 'ok', 'mail', json_object(
            'failed', (SELECT count(*) FROM emails WHERE state = 'failed'),
            'oldest_queued_at', (SELECT changed_at FROM history WHERE id = (  -- +: not by its index
                SELECT min(+history_id) FROM emails WHERE next_attempt_at IS NOT NULL)),
-           'error', error)) AS document
+           -- The server's trouble, or what it said for good of mail that is tried again.
+           'error', coalesce(error, (
+               SELECT error FROM (SELECT error FROM emails WHERE next_attempt_at IS NOT NULL
+                                   ORDER BY next_attempt_at LIMIT 100)
+                WHERE error GLOB '5*')))) AS document
   FROM system;

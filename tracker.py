@@ -37,7 +37,6 @@ __version__ = "1.0.0"
 
 log = logging.getLogger("tracker")
 
-
 # ---------------------------------------------------------------- what its things may hold
 
 Fields = dict[str, Any]
@@ -255,9 +254,8 @@ def tell(call: Call, change: db.Change | None) -> None:
 
 def who(call: Call) -> str | None:
     """Who makes the request, as the host application or a proxy says, if one does."""
-    given = str(
-        call.environ.get("REMOTE_USER") or call.environ.get(call.app.user_key) or ""
-    ).strip()
+    given = call.environ.get("REMOTE_USER") or call.environ.get(call.app.user_key) or ""
+    given = given.encode("latin-1", "replace").decode("utf-8", "replace").strip()  # WSGI's way
     return given[:254] if given and not text.fault_of_line(given) else None
 
 
@@ -297,7 +295,8 @@ def retry_emails(call: Call) -> Answer:
 @route("GET", "/health")
 def health(call: Call) -> Answer:
     document = json.loads(db.get_health(call.conn))
-    document["mail"]["error"] = document["mail"]["error"] or call.app.mailer.trouble
+    post = call.app.mailer
+    document["mail"]["error"] = document["mail"]["error"] or post.trouble or post.worker.trouble
     return call.answer(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode())
 
 
@@ -425,6 +424,10 @@ def main(argv: list[str] | None = None) -> int:
             return run_backup(args.db, args.file)
         if not args.command and not re.fullmatch("[0-9]{1,5}", args.port):
             raise ValueError(f"--port (TRACKER_PORT): {args.port!r} is not a port")
+        if args.command == "send-test-mail" and not text.is_address(args.address):
+            raise ValueError(f"{args.address!r} is not a valid email address")
+        if args.command == "send-test-mail" and not (args.smtp or env.get("TRACKER_SMTP")):
+            raise ValueError("there is no mail server: --smtp (TRACKER_SMTP) is not set")
         app = create_app(
             args.db, args.smtp, args.sender, args.allow_host, args.url, args.user_header
         )
@@ -473,8 +476,6 @@ def run_backup(database: str, target: str) -> int:
 
 def run_test_mail(app: Tracker, address: str) -> int:
     """Send a mail through the queue; the exit status."""
-    if not text.is_address(address):
-        raise ValueError(f"{address!r} is not a valid email address")
     taken, said = mailer.send_test_mail(app.mailer, address, patience=30)
     way = f" through {app.mailer.server}" if app.mailer.delivers else ""
     print(f"Mail to {address}{way}: {said}")

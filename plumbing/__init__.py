@@ -9,4 +9,11 @@ from __future__ import annotations
 
 
 class Unavailable(Exception):
-    """The database cannot be read or written now; nothing was changed. Carries sentences."""
+    """The database cannot be read or written now; nothing was changed. Carries sentences.
+
+    `damaged` says that what is stored is at fault, maybe one row only, and not the access to it.
+    """
+
+    def __init__(self, sentences: str, damaged: bool = False) -> None:
+        super().__init__(sentences)
+        self.damaged = damaged

@@ -80,7 +80,7 @@ def serve(
     while not stop.is_set():
         wasyncore.loop(timeout=0.2, use_poll=True, map=sockets, count=1)
         dispatcher.answer_quick()
-    dispatcher.shutdown(timeout=1)
+    dispatcher.shutdown(timeout=0.8)
 
 
 def show_progress(words: str) -> None:

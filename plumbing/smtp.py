@@ -267,22 +267,20 @@ class Smtp:
                 self._greet(client)
             if self.password:
                 self._log_in(client, here)
-        except Failure:
-            self._drop()
-            raise
         except (OSError, ValueError) as error:
             self._drop()
             raise Failure("server", str(error) or type(error).__name__) from error
+        except BaseException:  # no half of a client is left behind
+            self._drop()
+            raise
         return client
 
     def _greet(self, client: Client) -> None:
         client.within(self.answer_seconds)
-        try:
-            client.ehlo_or_helo_if_needed()
-        except smtplib.SMTPHeloError as error:
-            words = error.smtp_error
-            text = words.decode("utf-8", "replace") if isinstance(words, bytes) else words
-            self._expect(client, "HELO", Reply(error.smtp_code, text))
+        code, words = client.ehlo()
+        if code // 100 != 2 and code != 421:  # at which it hangs up
+            code, words = client.helo()
+        self._expect(client, "HELO", Reply(code, words.decode("utf-8", "replace")))
 
     def _expect(self, client: Client, step: str, reply: Reply) -> None:
         if reply.code // 100 != 2:

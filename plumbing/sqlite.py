@@ -75,8 +75,9 @@ class Database:
         self.queue_lock = threading.Lock()
         self.lock_file = LockFile(self.path)
         self._idle: list[Connection] = []
-        self._process: int | None = None  # the one that has something open
+        self.process: int | None = None  # the one that has something open
         self._closed = False
+        self.wal_limit = WAL_BYTES
         try:
             self._set_up(progress)
         finally:
@@ -113,11 +114,13 @@ class Database:
         One at a time among all processes, until stop_delivering(), close() or death.
         """
         self.refuse_children()
-        self._process = os.getpid()
+        self.process = os.getpid()
         return self.lock_file.acquire(DELIVERS)
 
     def stop_delivering(self) -> None:
-        """Let somebody else deliver."""
+        """Let somebody else deliver; a forked child has nothing to let go of."""
+        if self.process != os.getpid():
+            return
         self.lock_file.unlock[DELIVERS]()
 
     def close(self) -> None:
@@ -158,6 +161,10 @@ class Database:
                 self._idle.append(conn)
         except sqlite3.Error:
             conn.close()
+        self.release_if_closed()
+
+    def release_if_closed(self) -> None:
+        """End what was in use when the database was closed, and is no longer."""
         if self._closed:
             self._release()
 
@@ -165,14 +172,14 @@ class Database:
         """Raise Unavailable in a process that was forked from one that had this open."""
         # Neither a connection nor SQLite's own book of locks may cross a fork: a child that
         # opened anew would commit without a real lock, and writes would be lost.
-        if self._process not in (None, os.getpid()):
+        if self.process not in (None, os.getpid()):
             raise Unavailable(
                 "This process was forked from one that had the database open, which SQLite"
                 " forbids. Fork before the first request, or create the application after it."
             )
 
     def _connect(self) -> Connection:
-        self._process = os.getpid()
+        self.process = os.getpid()
         conn: Connection = sqlite3.connect(
             self.path,
             timeout=BUSY_SECONDS,
@@ -191,14 +198,16 @@ class Database:
 
     def _release(self) -> None:
         """Leave nothing open but what is in use just now."""
-        if self._process not in (None, os.getpid()):
+        if self.process not in (None, os.getpid()):
             return  # what is open belongs to the parent
         with suppress(IndexError):
             while True:
                 self._idle.pop().close()
+        if any(place() for place in list(self.queue)):
+            return  # somebody writes, who comes here again
         self.lock_file.close()
         if not self._closed:
-            self._process = None
+            self.process = None
 
     # ------------------------------------------------------------ set-up
 
@@ -341,6 +350,7 @@ class Turn:
         database, deadline = self._database, time.monotonic() + BUSY_SECONDS
         try:
             database.refuse_children()
+            database.process = os.getpid()
             self._place = self.Place()
             database.queue.append(weakref.ref(self._place))
             while not (self._is_first() and database.lock_file.acquire(WRITES)):
@@ -365,9 +375,10 @@ class Turn:
             return first is self._place
 
     def _let_go(self, error: BaseException | None) -> None:
-        if self._place:
+        if self._place and self._is_first():  # else the lock is somebody else's
             self._database.lock_file.unlock[WRITES]()
         self._place = None
+        self._database.release_if_closed()
 
 
 class Write(Turn):
@@ -420,12 +431,17 @@ class Write(Turn):
     def _empty_wal(self, conn: Connection) -> None:
         # While reads overlap, some of them always need the WAL, and SQLite can never begin it
         # anew by itself. TRUNCATE waits until those who read now have ended; who comes later
-        # finds all in the database and needs no WAL.
+        # finds all in the database and needs no WAL. Where one read lives on, it is waited for
+        # again only when the WAL has grown as much again.
         with suppress(OSError, sqlite3.Error):
-            if os.path.getsize(self._database.path + "-wal") > WAL_BYTES:
-                conn.execute(f"PRAGMA busy_timeout = {RESTART_SECONDS * 1000:.0f}")
+            size = os.path.getsize(self._database.path + "-wal")
+            if size > WAL_BYTES:
+                patience = RESTART_SECONDS if size > self._database.wal_limit else 0
+                conn.execute(f"PRAGMA busy_timeout = {patience * 1000:.0f}")
                 try:
-                    conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                    [(busy, *_)] = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                    if patience or not busy:
+                        self._database.wal_limit = WAL_BYTES + size * busy
                 finally:
                     conn.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
 
@@ -442,16 +458,20 @@ class Batch(Write):
         """A part, which is kept at the end, or taken back on any exception."""
         conn = self._conn
         assert conn
-        conn.execute("SAVEPOINT part")
         try:
+            conn.execute("SAVEPOINT part")
             conn.now = self._database.now()
             yield conn
             conn.execute("RELEASE part")
         except BaseException as error:
-            if is_fault(error):  # the batch is over, and with it this part of it
+            # Where SQLite has taken back more than this part, or may have, the batch is over.
+            if is_fault(error) or not conn.in_transaction:
                 raise unavailable(error) from error
-            conn.execute("ROLLBACK TO part")
-            conn.execute("RELEASE part")
+            try:
+                conn.execute("ROLLBACK TO part")
+                conn.execute("RELEASE part")
+            except sqlite3.Error as failure:
+                raise unavailable(failure) from error
             raise
 
 
@@ -461,11 +481,12 @@ WRITES, DELIVERS = 0, 1  # bytes of the lock file
 
 
 class LockFile:
-    """Locks among processes on bytes of one file beside the database; death frees them.
+    """Locks among processes on bytes of one file beside the database.
 
-    The file has the owner and mode of the database, is opened once, and where it was
-    removed or replaced meanwhile, the new one counts. On Linux the locks belong to the open
-    file, so that two databases in one process exclude each other, too.
+    Death frees them, unless a child that was forked meanwhile lives on. The file has the owner
+    and mode of the database, is opened once, and where it was removed or replaced, the new one
+    counts. On Linux the locks belong to the open file, so that two databases in one process
+    exclude each other, too.
     """
 
     def __init__(self, database: str) -> None:
@@ -565,12 +586,14 @@ def is_fault(error: BaseException | None) -> TypeGuard[BaseException]:
     # are ours and tested, and what they are given was checked: damage shows as a broken rule,
     # as an unknown column, or as text that is not UTF-8, in a value or in SQLite's own words.
     misused = isinstance(error, (sqlite3.ProgrammingError, sqlite3.InterfaceError))
-    return isinstance(error, (sqlite3.Error, UnicodeDecodeError)) and not misused
+    return isinstance(error, (sqlite3.Error, UnicodeDecodeError, MemoryError)) and not misused
 
 
 def unavailable(error: BaseException) -> Unavailable:
     """The fault in words."""
-    return Unavailable(f"The database {_WORDS.get(_code(error), 'is damaged')} ({error}).")
+    code = sqlite3.SQLITE_NOMEM if isinstance(error, MemoryError) else _code(error)
+    words = _WORDS.get(code, "is damaged")
+    return Unavailable(f"The database {words} ({error}).", damaged=code not in _WORDS)
 
 
 def _statements(script: str) -> Iterator[str]:

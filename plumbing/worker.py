@@ -5,10 +5,25 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import random
 import threading
 from collections.abc import Callable
+from datetime import datetime, timedelta
 
 log = logging.getLogger("tracker")
+
+JITTER = 1.1  # a wait is up to so many times as long, so that not all come at once
+
+
+def backoff(attempts: int, first: float, longest: float) -> float:
+    """Seconds to wait after one more failure: twice as long each time, up to the longest."""
+    return min(first * 2.0 ** min(attempts, 60), longest) * random.uniform(1.0, JITTER)
+
+
+def later(now: str, seconds: float) -> str:
+    """A time, in RFC 3339 with milliseconds, so many seconds after another."""
+    moment = datetime.fromisoformat(now) + timedelta(seconds=seconds)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Worker:
@@ -27,6 +42,7 @@ class Worker:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._process: int | None = None  # the one whose thread it is
+        self.trouble: str | None = None  # why it cannot start
 
     @property
     def stopping(self) -> bool:
@@ -42,8 +58,11 @@ class Worker:
                     try:
                         thread.start()
                     except RuntimeError as error:
-                        log.warning("The %s cannot start: %s", self._name, error)
+                        if not self.trouble:
+                            log.warning("The %s cannot start: %s", self._name, error)
+                        self.trouble = str(error)
                         return
+                    self.trouble = None
                     self._thread, self._process = thread, os.getpid()
                     atexit.register(self.close)  # so that a process does not end amid the work
 
@@ -56,14 +75,14 @@ class Worker:
         return self._stop.wait(seconds)
 
     def close(self) -> None:
-        """End the thread within 4 seconds: first politely, then by an interrupt."""
+        """End the thread within 3 seconds: first politely, then by an interrupt."""
         if self._process not in (None, os.getpid()):
             return
         self._stop.set()
         self._awake.set()
         atexit.unregister(self.close)
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(2)
+            self._thread.join(1)
             if self._thread.is_alive():
                 self._interrupt()
                 self._thread.join(2)

@@ -9,9 +9,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from email.policy import default
@@ -19,6 +21,7 @@ from pathlib import Path
 
 import pytest
 from aiosmtpd.controller import Controller
+from scripted import ScriptedServer
 from webtest import TestApp
 
 import tracker
@@ -56,6 +59,15 @@ def eventually(condition, timeout=30):
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.01)
     return value
+
+
+def own_address():
+    """An address of this machine that is not loopback. Nothing is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        probe.connect(("192.0.2.1", 9))
+        if not (address := probe.getsockname()[0]).startswith(("127.", "0.")):
+            return address
+    return pytest.skip("this machine has no address but loopback")
 
 
 class Api(TestApp):
@@ -123,14 +135,14 @@ class OnAnyPort(Controller):
 class MailServer:
     """A real SMTP server. `replies` maps "MAIL", an address or "DATA" to a refusal."""
 
-    def __init__(self, port=0, **settings):
+    def __init__(self, port=0, host="127.0.0.1", **settings):
         self.messages = []  # (recipient, parsed message)
         self.replies = {}
         self.sessions = 0
-        self._controller = OnAnyPort(self, hostname="127.0.0.1", port=port, **settings)
+        self._controller = OnAnyPort(self, hostname=host, port=port, **settings)
         self._controller.start()
         self.port = self._controller.port
-        self.url = f"smtp://127.0.0.1:{self.port}"
+        self.url = f"smtp://{host}:{self.port}"
 
     async def handle_EHLO(self, server, session, envelope, hostname, responses):  # noqa: N802
         self.sessions += 1
@@ -247,6 +259,20 @@ def mail_server():
 
 
 @pytest.fixture
+def scripted():
+    """Starts scripted servers: scripted(script)."""
+    servers = []
+
+    def start(script, **settings):
+        servers.append(ScriptedServer(script, **settings))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
 def start(database):
     """Starts the tracker as a process: start("--smtp", url); killed at the end of the test."""
     servers = []
@@ -277,10 +303,9 @@ def make_api(make_app):
 
     def make(smtp, timeout=10):
         app = make_app(smtp=smtp, sender=SENDER)
-        if smtp:
-            server = app.mailer.server
-            server.connect_seconds = server.answer_seconds = server.data_seconds = timeout
         api = Api(app)
+        if smtp:
+            be_patient(api, timeout)
         if not api.get("/users").json:
             for name in CAST:
                 api.user(name)
@@ -288,6 +313,12 @@ def make_api(make_app):
         return api
 
     return make
+
+
+def be_patient(api, seconds):
+    """Have the mail server waited for so long, each time."""
+    server = api.app.mailer.server
+    server.connect_seconds = server.answer_seconds = server.data_seconds = seconds
 
 
 def settled(api):

@@ -28,6 +28,7 @@ from plumbing.sqlite import BUSY_SECONDS, WRITES, LockFile
 def sql(api, app, database):
     """A SQL prompt beside the running app, on a database with one of each, and another user."""
     api.project()
+    api.project("Shop")
     api.user()
     api.user("Dave")
     api.ticket(assignees=[1])
@@ -59,7 +60,7 @@ def sql(api, app, database):
         "UPDATE tickets SET status = 'done'",
         "UPDATE tickets SET title = ''",
         "UPDATE tickets SET title = NULL",
-        "UPDATE tickets SET project_id = 2",
+        "UPDATE tickets SET project_id = 9",
         "UPDATE tickets SET project_id = 'one'",
         "UPDATE users SET name = 'ab'",
         "UPDATE users SET email = 'nobody'",
@@ -111,6 +112,9 @@ def test_the_database_refuses(sql, statement, recursive_triggers):
         "REPLACE INTO users (id, name, email) VALUES (7, 'Imp', 'max@example.com')",
         "REPLACE INTO projects (id, name, name_key) VALUES (7, 'Website', 'website')",
         "UPDATE users SET id = 7 WHERE id = 1",
+        "UPDATE OR REPLACE users SET email = 'max@example.com' WHERE id = 2",
+        "UPDATE OR REPLACE projects SET name_key = 'website' WHERE id = 2",
+        "DELETE FROM system",
         "UPDATE projects SET id = 7",
     ],
 )

@@ -9,8 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from email import message_from_bytes
+from email.header import decode_header, make_header
 from email.policy import default
 from typing import ClassVar
 
@@ -38,6 +38,7 @@ from hypothesis import strategies as st
 
 import mailer
 from plumbing import Unavailable
+from plumbing.message import Console
 
 pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
 
@@ -68,6 +69,9 @@ def nobody():
         yield f"smtp://127.0.0.1:{taken.getsockname()[1]}"
 
 
+SIGNATURE = "\n-- \nProject: Website\n"  # so mail programs know what not to quote
+
+
 def text(message):
     return message.get_content().replace("\r\n", "\n")
 
@@ -96,6 +100,7 @@ What changed:
   Status: "Open" -> "In progress"
   Assignees: added Yaris
 """
+        + SIGNATURE
     }
 
 
@@ -114,7 +119,7 @@ Status: "Open"
 
 Current assignees: Max.
 """
-    assert text(message) == body + end
+    assert text(message) == body + end + SIGNATURE
 
 
 @pytest.mark.parametrize(
@@ -122,7 +127,6 @@ Current assignees: Max.
     [
         ({"title": "Fix it"}, "Fix it", "Open", "Max", ['Title: "Old" -> "Fix it"']),
         ({"status": "closed"}, "Old", "Closed", "Max", ['Status: "Open" -> "Closed"']),
-        ({"description": "Now"}, "Old", "Open", "Max", ["Description: changed"]),
         ({"description": None}, "Old", "Open", "Max", ["Description: removed"]),
         ({"assignees": [1, 3]}, "Old", "Open", "Max, Yaris", ["Assignees: added Yaris"]),
         ({"assignees": []}, "Old", "Open", "none", ["Assignees: removed Max"]),
@@ -153,7 +157,8 @@ def test_each_kind_of_change_has_its_line(
     api.ticket(assignees=[1], title="Old", description="Then")
     api.change(1, **fields)
     settled(api)
-    body = f"""\
+    body = (
+        f"""\
 Ticket #1 updated:
 Title: "{title}"
 Status: "{status}"
@@ -161,16 +166,65 @@ Status: "{status}"
 Current assignees: {assignees}.
 
 What changed:
-""" + "".join(f"  {line}\n" for line in lines)
+"""
+        + "".join(f"  {line}\n" for line in lines)
+        + SIGNATURE
+    )
     assert text(mail_server.to(MAX)[1]) == body
     assert api.get("/emails/2").json["body"] == body
 
 
-def test_a_description_that_was_empty_is_added(api):
-    api.ticket(assignees=[1])
-    api.change(1, description="Now")
+@pytest.mark.parametrize(("before", "words"), [(None, "added"), ("", "added"), ("x", "changed")])
+def test_a_new_description_is_shown_in_full(api, before, words):
+    api.ticket(assignees=[1], description=before)
+    new = "Since Monday.\n\n" + "It is slow. " * 800 + "."
+    api.change(1, description=new)
     body = api.get("/emails/2").json["body"]
-    assert body.endswith("\nWhat changed:\n  Description: added\n")
+    assert body.endswith(
+        f"\nWhat changed:\n  Description: {words}\n\nDescription:\n{new}\n{SIGNATURE}"
+    )
+
+
+def test_a_description_that_did_not_change_is_not_shown_again(api):
+    api.ticket(assignees=[1], description="Since Monday.")
+    api.change(1, status="closed")
+    assert "Since Monday" not in api.get("/emails/2").json["body"]
+
+
+@pytest.mark.parametrize("url", ["https://tickets.example.com", "https://tickets.example.com/t/"])
+def test_mail_links_to_the_ticket_where_people_find_the_tracker(make_app, url):
+    api = Api(make_app(url=url))
+    api.user()
+    api.project("Größe & Co")
+    api.ticket(assignees=[1])
+    assert (
+        api.get("/emails/1")
+        .json["body"]
+        .endswith(f"Max.\n\n-- \nProject: Größe & Co\n{url.rstrip('/')}/#/tickets/1\n")
+    )
+
+
+def test_mail_says_who_and_why(make_app):
+    api = Api(make_app(url="https://tickets.example.com/"))
+    api.user("Max")
+    api.user("Dave", "dave@example.com")
+    api.project()
+    api.extra_environ = {"REMOTE_USER": "DAVE@example.com"}  # whose name is known
+    api.ticket(assignees=[1], description="Slow.")
+    api.change(1, status="closed", comment="It happens only\nunder load.")
+    api.change(1, comment="Once more.")
+    api.extra_environ = {"REMOTE_USER": "yaris"}  # whose name is not
+    api.change(1, status="open")
+    created, changed, commented, by_yaris = (
+        api.get(f"/emails/{id}").json["body"].split("\n", 6)[6] for id in (1, 2, 3, 4)
+    )
+    end = "\n-- \nProject: Website\nhttps://tickets.example.com/#/tickets/1\n"
+    assert created == f"Created by Dave.\n\nDescription:\nSlow.\n{end}"
+    status = '  Status: "Open" -> "Closed"\n'
+    comment = "\nComment:\nIt happens only\nunder load.\n"
+    assert changed == f"What changed, by Dave:\n{status}{comment}{end}"
+    assert commented == f"Commented by Dave.\n\nComment:\nOnce more.\n{end}"
+    assert by_yaris == f'What changed, by yaris:\n  Status: "Closed" -> "Open"\n{end}'
 
 
 def test_a_move_names_both_projects(api):
@@ -178,7 +232,8 @@ def test_a_move_names_both_projects(api):
     api.ticket(assignees=[1])
     api.change(1, project_id=2)
     body = api.get("/emails/2").json["body"]
-    assert body.endswith('\nWhat changed:\n  Project: "Website" -> "Office"\n')
+    change = '\nWhat changed:\n  Project: "Website" -> "Office"\n'
+    assert body.endswith(f"{change}\n-- \nProject: Office\n")
 
 
 # ---------------------------------------------------------------- who gets it
@@ -203,7 +258,10 @@ def test_assigning_and_unassigning_one_user_mails_everybody_concerned(api, mail_
     api.delete("/tickets/1/assignees/1")
     settled(api)
     changes = {
-        address: [text(message).splitlines()[-1].strip() for message in mail_server.to(address)]
+        address: [
+            text(message).removesuffix(SIGNATURE).splitlines()[-1].strip()
+            for message in mail_server.to(address)
+        ]
         for address in (MAX, DAVE, YARIS)
     }
     assert changes == {
@@ -244,7 +302,8 @@ Current assignees: Max.
 
 What changed:
   Assignees: removed Dave
-""",
+"""
+            + SIGNATURE,
         )
     ]
 
@@ -286,7 +345,7 @@ def test_the_log_tells_what_becomes_of_mail(api, mail_server, caplog):
     settled(api)
     assert [record.getMessage() for record in caplog.records] == [
         "Mail 1 has failed: 550 unknown",
-        f"Mail waits, {mail_server.url} refuses it: 550 who are you",
+        f"Mail waits, {mail_server.url}: 550 who are you",
     ]
 
 
@@ -297,17 +356,44 @@ def test_the_headers_say_what_mail_programs_ask_for(api, mail_server):
     api.ticket(assignees=[1])
     settled(api)
     (message,) = mail_server.to(MAX)
-    headers = ("Subject", "From", "To", "Date", "Auto-Submitted")
+    headers = ("Subject", "From", "To", "Date", "Auto-Submitted", "X-Auto-Response-Suppress")
     assert {name: message.get_all(name) for name in headers} == {
         "Subject": ["[Ticket #1] Fix the database"],
         "From": [SENDER],
         "To": [MAX],
         "Date": ["Sun, 22 Nov 2026 10:32:00 +0000"],
         "Auto-Submitted": ["auto-generated"],
+        "X-Auto-Response-Suppress": ["All"],
     }
     assert message.get_content_type() == "text/plain"
     assert re.fullmatch(r"<[^<>@\s]+@example\.com>", message["Message-ID"])
+    assert re.fullmatch(r"<[^<>@\s]+@example\.com>", message["References"])
+    assert message.get_all("In-Reply-To") == message.get_all("References")
+    assert message["In-Reply-To"] != message["Message-ID"]
+    assert re.fullmatch(r"Website <project-1\.[0-9a-f]+\.example\.com>", message["List-Id"])
     assert not message.defects
+
+
+def test_the_date_is_that_of_the_change_and_not_of_its_sending(api, mail_server, clock):
+    mail_server.replies[MAX] = "451 later"
+    api.ticket(assignees=[1])
+    attempted(api)
+    mail_server.replies.clear()
+    wait(api, clock, hours=5)
+    settled(api)
+    (message,) = mail_server.to(MAX)
+    assert message["Date"] == "Sun, 22 Nov 2026 10:32:00 +0000"
+
+
+def test_the_list_id_is_that_of_the_project(api, mail_server):
+    api.project("Größe, & <Co>")
+    for project in (1, 2, 2):
+        api.ticket(project, assignees=[1])
+    settled(api)
+    website, *office = [message["List-Id"] for message in mail_server.to(MAX)]
+    assert len(set(office)) == 1
+    assert office[0] != website
+    assert re.fullmatch(r'"?Größe, & <Co>"? <project-2\.[0-9a-f]+\.example\.com>', office[0])
 
 
 def test_all_mail_of_one_ticket_is_one_thread(api, mail_server):
@@ -318,12 +404,38 @@ def test_all_mail_of_one_ticket_is_one_thread(api, mail_server):
     threads = {}
     for _, message in mail_server.messages:
         ticket = message["Subject"].partition("]")[0]
-        threads.setdefault(ticket, set()).add(message["References"])
+        threads.setdefault(ticket, set()).add((message["References"], message["In-Reply-To"]))
     assert {ticket: len(references) for ticket, references in threads.items()} == {
         "[Ticket #1": 1,
         "[Ticket #2": 1,
     }
     assert threads["[Ticket #1"] != threads["[Ticket #2"]
+
+
+def test_a_thread_and_a_message_id_outlast_another_sender(make_app, mail_server, clock):
+    def started(sender):
+        return Api(make_app(smtp=mail_server.url, sender=sender))
+
+    api = started("tracker@example.com")
+    api.user("Max")
+    api.user("Dave")
+    api.project()
+    mail_server.replies[DAVE] = "451 later"
+    api.ticket(assignees=[1, 2])
+    eventually(lambda: all(email["attempts"] for email in api.emails()))
+    api.app.close()
+    (first,) = mail_server.to(MAX)
+    mail_server.replies.clear()
+    api = started("Tickets <tickets@example.org>")
+    api.change(1, status="closed", assignees=[1])
+    wait(api, clock, seconds=34)
+    settled(api)
+    mails = [message for _, message in mail_server.messages]
+    assert [message["From"] for message in mails[1:]] == ["Tickets <tickets@example.org>"] * 3
+    for header in ("References", "In-Reply-To", "List-Id"):
+        assert {message[header] for message in mails} == {first[header]}
+    assert len({message["Message-ID"] for message in mails}) == 4
+    assert all(message["Message-ID"].endswith("@example.com>") for message in mails)
 
 
 class Doubtful(MailServer):
@@ -385,7 +497,7 @@ def test_any_description_arrives_as_it_is(api, mail_server, description):
     api.ticket(assignees=[1], description=description)
     settled(api)
     (message,) = mail_server.to(MAX)
-    assert text(message).partition("\nDescription:\n")[2] == description + "\n"
+    assert text(message).partition("\nDescription:\n")[2] == f"{description}\n{SIGNATURE}"
 
 
 WORDS = ["=?utf-8?q?x?=", "=?", "?=", "From ", ".", "..", "ü", "😀", "👩\u200d👧", "שלום", "a" * 90]
@@ -394,10 +506,15 @@ LINES = st.lists(PIECES | st.text(st.characters(exclude_categories=("Cc", "Cf", 
 LINES = LINES.map(lambda pieces: "".join(pieces)[:200].strip())
 
 
-@settings(max_examples=100, deadline=None)
-@given(title=LINES, lines=st.lists(LINES))
-def test_what_is_composed_reads_back_the_same(title, lines):
-    subject, body = f"[Ticket #1] {title}".strip(), "\n".join([*lines, "end\n"])
+NAMES = LINES.map(lambda name: " ".join(name.split())[:100].strip())
+
+
+def unquoted(text):
+    return re.sub(r"\\(.)", r"\1", text[1:-1]) if text[:1] == '"' == text[-1:] else text
+
+
+def composed(subject, body, sender="", project="Website"):
+    """The mail as it goes out, read by a mail program."""
     email = {
         "address": MAX,
         "subject": subject,
@@ -408,13 +525,42 @@ def test_what_is_composed_reads_back_the_same(title, lines):
         "domain": "example.com",
         "ticket_id": 1,
         "ticket_created_at": "2026-11-22T10:32:00.123Z",
+        "changed_at": "2026-11-22T10:32:00.123Z",
+        "project_id": 1,
+        "project": project,
     }
-    wire = mailer.compose(email, SENDER, datetime(2026, 11, 22, tzinfo=UTC))
+    wire = mailer.compose(email, (sender, SENDER)).encode()
     assert wire.isascii()
-    assert max(map(len, wire.split(b"\r\n"))) <= 998
     assert b"\n" not in wire.replace(b"\r\n", b"")
-    message = message_from_bytes(wire, policy=default)
+    assert max(map(len, wire.split(b"\r\n"))) <= 998
+    # RFC 2047: an encoded word has at most 75 characters, a line that has one 76.
+    for line in wire.partition(b"\r\n\r\n")[0].split(b"\r\n"):
+        words = re.findall(rb"=\?utf-8\?[bq]\?[^?]*\?=", line)
+        assert max(map(len, words), default=0) <= 75
+        assert len(line) <= 76 or not words, line
+    return message_from_bytes(wire, policy=default)
+
+
+@settings(max_examples=100, deadline=None)
+@given(title=LINES, lines=st.lists(LINES))
+def test_what_is_composed_reads_back_the_same(title, lines):
+    subject, body = f"[Ticket #1] {title}".strip(), "\n".join([*lines, "end\n"])
+    message = composed(subject, body)
     assert (message["Subject"], text(message)) == (subject, body)
+
+
+@settings(max_examples=100, deadline=None)
+@given(name=NAMES, project=NAMES.filter(bool))
+def test_the_names_of_a_sender_and_a_project_read_back_the_same(name, project):
+    message = composed("Hello", "Hello\n", name, project)
+    # Decoded by hand, as Python 3.11 puts blanks between the words of a long name.
+    shown = {
+        header: str(make_header(decode_header(re.sub(r"\r?\n", "", value))))
+        for header, value in message.raw_items()
+    }
+    assert shown["From"].rpartition(" ")[2] == (f"<{SENDER}>" if name else SENDER)
+    assert unquoted(shown["From"].rpartition(" ")[0]) == name
+    assert unquoted(shown["List-Id"].rpartition(" <")[0]) == project
 
 
 # ---------------------------------------------------------------- mail that fails
@@ -761,7 +907,13 @@ def test_a_bad_smtp_url_is_refused_at_once(make_app, smtp):
     [
         "",
         "tracker",
-        "Tracker <tracker@example.com>",
+        "Tracker <tracker>",
+        "Tracker <tracker@example.com",
+        "Tracker <tracker@example.com> <dave@example.com>",
+        "Tra\ncker <tracker@example.com>",
+        "Tra\x07cker <tracker@example.com>",
+        "Tracker tracker@example.com",
+        pytest.param("<>"),
         "tracker@example.com\nBcc: dave@example.com",
         "tracker@exämple.com",
         "tracker@example.com, dave@example.com",
@@ -795,18 +947,18 @@ def test_a_terminal_that_cannot_show_a_character_gets_the_mail_all_the_same(make
 
 
 def test_what_was_sent_is_recorded_even_if_the_database_fails_for_the_next_mail(make_api, clock):
-    class Recorder(mailer.Console):
+    class Recorder(Console):
         sent: ClassVar = []
 
-        def print(self, email):
+        def send(self, message):
             time.sleep(mailer.RECORD_SECONDS)
-            self.sent.append(email["id"])
+            self.sent.append(message.recipient)
 
     class Flaky:
         """The database, which cannot be read at the third time."""
 
         def __init__(self, database):
-            self.write, self.reads = database.write, 0
+            self.write, self.now, self.reads = database.write, database.now, 0
             self.database = database
 
         def read(self):
@@ -818,8 +970,8 @@ def test_what_was_sent_is_recorded_even_if_the_database_fails_for_the_next_mail(
     api = make_api("")
     api.app.mailer.close()
     api.ticket(assignees=[1, 2, 3])
-    deliverer = mailer.Mailer(Flaky(api.app.database), Recorder(io.StringIO()), SENDER)
+    deliverer = mailer.Mailer(Flaky(api.app.database), Recorder(io.StringIO()), ("", SENDER))
     with pytest.raises(Unavailable):
         deliverer.deliver()
     deliverer.deliver()
-    assert Recorder.sent == [1, 2, 3]
+    assert Recorder.sent == [MAX, DAVE, YARIS]

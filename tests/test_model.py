@@ -35,7 +35,7 @@ from hypothesis.stateful import (
 import db
 import mailer
 import tracker
-from plumbing.smtp import Failure
+from plumbing.refusal import Failure
 
 # ---------------------------------------------------------------- the contract, as a model
 
@@ -334,6 +334,13 @@ class Model:
         mail.next_attempt_at = self.now
         self.down_until = None
 
+    def retry_all(self):
+        failed = [id for id, mail in self.mails.items() if mail.state == "failed"]
+        for id in failed:
+            self.retry(id)
+        self.down_until = None
+        return len(failed)
+
     def deliver(self, is_open):
         """What is due is tried. Returns what is to be tried again.
 
@@ -403,15 +410,15 @@ class PostOffice:
         domain = address.rpartition("@")[2].lower()
         return {"gone.example": cls.NEVER, "full.example": cls.LATER}.get(domain)
 
-    def send(self, recipient, message):
+    def send(self, message):
         if not self.is_open:
             raise Failure("server", self.CLOSED)
-        match self.refusal(recipient):
+        match self.refusal(message.recipient):
             case self.NEVER:
-                raise Failure("message", self.NEVER)
+                raise Failure("recipient", self.NEVER)
             case self.LATER:
-                raise Failure("now", self.LATER)
-        parsed = message_from_bytes(message, policy=default)
+                raise Failure("later", self.LATER)
+        parsed = message_from_bytes(message.encode(), policy=default)
         head = parsed.get_content().replace("\r\n", "\n").split("\n")[:6]
         self.received.append((parsed["To"], parsed["Subject"], head))
 
@@ -506,7 +513,9 @@ class Calls(RuleBasedStateMachine):
         # Mail is delivered when a rule says so, by a mailer of ours on the same database: of
         # several, one delivers, and ours comes first.
         self.post_office = PostOffice()
-        self.mailer = mailer.Mailer(db.open_database(path, self.clock), self.post_office, SENDER)
+        base = db.open_database(path, self.clock)
+        self.mailer = mailer.Mailer(base, self.post_office, ("", SENDER))
+        self.mailer.monotonic = self.clock.monotonic
         assert self.mailer.database.may_deliver()
         with self.mailer.database.write() as conn:
             db.begin_delivery(conn, "example.com")
@@ -697,6 +706,11 @@ class Calls(RuleBasedStateMachine):
         answer, _ = self.call("POST", f"/emails/{id}/retry")
         self.agree(answer, 202, self.model.retry, id)
 
+    @rule()
+    def retry_all_mail(self):
+        answer, _ = self.call("POST", "/emails/retry")
+        assert (answer.status_code, answer.json) == (202, {"retried": self.model.retry_all()})
+
     @rule(is_open=st.booleans())
     def deliver_mail(self, is_open):
         self.post_office.is_open = is_open
@@ -710,7 +724,7 @@ class Calls(RuleBasedStateMachine):
 
     @rule(step=STEP)
     def time_passes(self, step):
-        self.clock.now += step
+        self.clock.advance(seconds=step.total_seconds())
 
     @rule(
         resource=st.tuples(st.just("user"), USERS)

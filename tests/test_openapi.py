@@ -71,7 +71,7 @@ def documented(method, path, answer):
     segments = unquote(path.partition("?")[0]).split("/")
     template = next(
         candidate
-        for candidate in DOCUMENT["paths"]
+        for candidate in sorted(DOCUMENT["paths"], key=lambda path: path.count("{"))
         if len(parts := candidate.split("/")) == len(segments)
         and all(p == s or p[:1] == "{" for p, s in zip(parts, segments, strict=True))
     )

@@ -946,10 +946,12 @@ def test_a_test_mail_to_a_port_where_nothing_listens_says_so_and_stays_queued(
     assert rows(database, "SELECT state FROM emails") == [("queued",)]
 
 
-def test_a_test_mail_without_a_mail_server_is_printed(database):
+def test_a_test_mail_without_a_mail_server_says_so_and_touches_nothing(database):
     done = command("send-test-mail", "max@example.com", "--db", database)
-    assert done.returncode == 0
-    assert "mail to max@example.com" in done.stdout
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert "--smtp (TRACKER_SMTP)" in done.stderr
+    assert not database.exists()
 
 
 @pytest.mark.parametrize("address", ["max", "Max <max@example.com>", "a@b.example,c@d.example"])

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import trustme
 from aiosmtpd.smtp import AuthResult
-from conftest import Api, MailServer, eventually
+from conftest import Api, MailServer, eventually, own_address
 
 pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
 
@@ -47,7 +47,7 @@ def make_server(guard):
     """Starts mail servers: make_server(certificate, scheme, asks for a password)."""
     servers = []
 
-    def make(certificate, scheme="smtp", password=False):
+    def make(certificate, scheme="smtp", password=False, host="127.0.0.1"):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         certificate.configure_cert(context)
         settings = {"require_starttls": True, "tls_context": context}
@@ -55,9 +55,9 @@ def make_server(guard):
             settings = {"ssl_context": context, "auth_require_tls": False}
         if password:
             settings |= {"authenticator": guard, "auth_required": True}
-        servers.append(MailServer(**settings))
+        servers.append(MailServer(host=host, **settings))
         login = "max:secret@" if password else ""
-        servers[-1].url = f"{scheme}://{login}127.0.0.1:{servers[-1].port}"
+        servers[-1].url = f"{scheme}://{login}{host}:{servers[-1].port}"
         return servers[-1]
 
     yield make
@@ -116,10 +116,39 @@ def test_mail_goes_to_a_server_whose_certificate_is_verified(
 def test_a_password_is_kept_from_a_server_that_cannot_be_verified(
     ca, trusted, make_server, mail_max, guard, scheme, certificate
 ):
-    server = make_server(CERTIFICATES[certificate](ca), scheme, password=True)
+    server = make_server(CERTIFICATES[certificate](ca), scheme, password=True, host=own_address())
     api = mail_max(server)
     (email,) = eventually(lambda: [mail for mail in api.emails() if mail["error"]])
     assert email["state"] == "queued"
     assert "certificate" in email["error"]
     assert "certificate" in api.get("/health").json["mail"]["error"]
     assert (guard.tried, server.messages) == ([], [])
+
+
+@pytest.mark.parametrize("certificate", BAD)
+@pytest.mark.parametrize("scheme", ["smtp", "smtps"])
+def test_to_this_machine_a_password_goes_under_any_certificate(
+    ca, trusted, make_server, mail_max, guard, scheme, certificate
+):
+    server = make_server(CERTIFICATES[certificate](ca), scheme, password=True)
+    api = mail_max(server)
+    eventually(lambda: api.emails(state="sent"))
+    assert len(server.to("max@example.com")) == 1
+    assert guard.tried == [b"secret"]
+
+
+@pytest.mark.parametrize("scheme", ["smtp", "smtps"])
+def test_a_key_log_that_cannot_be_written_is_as_a_server_that_cannot_be_reached(
+    ca, trusted, make_server, mail_max, guard, scheme, tmp_path, monkeypatch
+):
+    server = make_server(CERTIFICATES["good"](ca), scheme)
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "missing" / "keys"))
+    api = mail_max(server)
+    (email,) = eventually(lambda: [mail for mail in api.emails() if mail["error"]])
+    assert (email["state"], email["attempts"]) == ("queued", 1)
+    assert "No such file" in email["error"]
+    assert api.get("/health").json["mail"]["error"] == email["error"]
+    monkeypatch.delenv("SSLKEYLOGFILE")
+    api.post("/emails/1/retry", status=202)
+    eventually(lambda: api.emails(state="sent"))
+    assert len(server.to("max@example.com")) == 1
