@@ -8,9 +8,10 @@ import logging
 import random
 import re
 import socket
+import sqlite3
 import threading
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import datetime
 from email.header import decode_header, make_header
 
@@ -48,7 +49,7 @@ from scripted import (
 )
 
 import mailer
-from plumbing import Unavailable
+from plumbing import Unavailable, sqlite
 
 LOGIN = {"offers": ("AUTH LOGIN PLAIN",)}
 
@@ -594,6 +595,30 @@ class Flaky:
         if self.reads in self.bad:
             raise Unavailable("The database is locked.")
         return self.database.read()
+
+
+def test_a_database_that_cannot_be_written_for_a_moment_fails_no_mail(
+    scripted, make_api, database, monkeypatch
+):
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)
+    blocker = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
+
+    def take_and_block(talk):
+        blocker.execute("BEGIN IMMEDIATE")  # from here on nobody commits
+        go_well(talk)
+
+    server = scripted({".": take_and_block})
+    api = make_api(server.url)
+    with closing(blocker):
+        api.ticket(assignees=[1])
+        eventually(lambda: "locked" in (api.app.mailer.trouble or ""))
+        assert "locked" in health(api)["error"]
+        server.cure()
+        blocker.execute("ROLLBACK")
+        settled(api)
+    assert mails(api) == [("sent", 1, None)]
+    assert len(server.taken) == 1
+    eventually(lambda: health(api) == NOTHING_WAITS)
 
 
 def test_a_database_that_cannot_be_read_for_a_moment_fails_no_mail(scripted, make_api, clock):

@@ -21,8 +21,8 @@ import pytest
 from conftest import ROOT, Api, eventually
 
 import db
-from plumbing import Unavailable
-from plumbing.sqlite import WAL_BYTES, WRITES, LockFile
+from plumbing import Unavailable, sqlite
+from plumbing.sqlite import DELIVERS, WAL_BYTES, WRITES, LockFile
 
 
 def send(server, method, path, body=None):
@@ -206,6 +206,49 @@ def test_of_many_that_wait_each_is_answered_for_itself(start):
             stop.set()
         assert [future.result() for future in failing] == [None] * 8
     assert send(server, "GET", "/projects/1")[1]["tickets"]["open"] == 50
+
+
+def test_a_batch_is_over_when_more_than_a_part_was_taken_back(app):
+    """As where memory runs out: nobody may go on as if the transaction were still there."""
+
+    def write():
+        with app.database.batch() as batch:
+            with batch.write() as conn:
+                db.create_project(conn, {"name": "First"})
+            with batch.write() as conn:
+                conn.rollback()
+                raise KeyError
+
+    with pytest.raises(Unavailable):
+        write()
+    with app.database.read() as conn:
+        assert db.list_by_id(conn, "project", None, 9).document == b"[]"
+
+
+def test_who_waits_in_vain_does_not_let_go_of_the_lock_of_whoever_writes(app, monkeypatch):
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)
+    with LockFileHeldBy(app.database.path) as others, app.database.write() as conn:
+        db.create_project(conn, {"name": "Website"})
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(app.database.write().__enter__)
+            assert isinstance(waiting.exception(), Unavailable)
+        assert not others.acquire(WRITES)
+        app.database.close()  # nor does the end of the application
+        assert not others.acquire(WRITES)
+    with LockFileHeldBy(app.database.path) as others:
+        assert others.acquire(WRITES)
+
+
+def test_a_child_lets_go_of_nothing_of_its_parent(app):
+    app.mailer.close()
+    assert app.database.may_deliver()
+    if (child := os.fork()) == 0:
+        app.database.stop_delivering()
+        app.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    with LockFileHeldBy(app.database.path) as others:
+        assert not others.acquire(DELIVERS)
 
 
 # ---------------------------------------------------------------- the lock file
