@@ -200,6 +200,7 @@ def insert_tickets(conn: sqlite3.Connection, kind: str, chunk: list[Ticket]) -> 
     ours = kind == "tracker"
     moment = rfc3339 if ours else orm_time
     people = {id: {"id": id, "name": name, "email": email} for id, name, email in users()}
+    names = dict(projects())
     history: list[dict[str, Any]] = []
     emails: list[dict[str, Any]] = []
     (last,) = conn.execute("SELECT coalesce(max(id), 0) FROM history").fetchone()
@@ -213,7 +214,7 @@ def insert_tickets(conn: sqlite3.Connection, kind: str, chunk: list[Ticket]) -> 
             row = {"id": last, "ticket_id": ticket.id, "changed_at": moment(when)}
             row |= {"changes": changes and json.dumps(changes), "subject": None, "body": None}
             if ours and ticket.assignees:
-                body = mailer.describe(db.Change(last, shown, changes, None, None), {})
+                body = mailer.describe(db.Change(last, shown, changes, None, None), names, None, "")
                 row |= {"subject": f"[Ticket #{ticket.id}] {ticket.title}", "body": body}
             history.append(row)
             emails += [

@@ -25,6 +25,7 @@ import mailer
 import tracker
 from bench import data
 from bench.tools import Progress, call, copy, goal, silent_app, table, workplace
+from plumbing.sqlite import utc_now
 
 TICKETS = 10_000
 BLOCK = 20  # writes of a kind in turn; of reads ten times as many
@@ -64,10 +65,12 @@ def parameters(n: int, mails: int) -> dict[str, Any]:
         shown["assignees"] = FOUR if what == "assigned" else THREE
         values[f"{what}_subject"] = f"[Ticket #{id}] {shown['title']}"
         values[f"{what}_changes"] = changes and json.dumps(changes, ensure_ascii=False)
-        values[f"{what}_body"] = mailer.describe(db.Change(n, shown, changes, None, None), {})
+        values[f"{what}_body"] = mailer.describe(
+            db.Change(n, shown, changes, None, None), dict(data.projects()), None, ""
+        )
     for what, title in ("old_text", OLD), ("new_text", NEW):
         values[what] = data.searched(title, TICKET["description"])
-    return values | {"now": data.rfc3339(db.utc_now())}
+    return values | {"now": data.rfc3339(utc_now())}
 
 
 def told(what: str, *users: int) -> list[str]:

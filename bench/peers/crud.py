@@ -89,7 +89,10 @@ def change_status(session: Session, ticket_id: int, status: str) -> Ticket | Non
 
 def queue_mail(session: Session, ticket: Ticket, now: datetime, before: str | None = None) -> None:
     names = [user.name for user in ticket.assignees]
-    body = wording.body(ticket.id, ticket.title, ticket.status, names, ticket.description, before)
+    project = session.get_one(Project, ticket.project_id).name
+    body = wording.body(
+        ticket.id, ticket.title, ticket.status, names, ticket.description, project, before
+    )
     session.add_all(
         Email(
             ticket_id=ticket.id,

@@ -14,6 +14,7 @@ def body(
     status: str,
     assignees: Iterable[str],
     description: str | None,
+    project: str,
     status_before: str | None = None,
 ) -> str:
     """About a new ticket or, if there is a `status_before`, about the change of its status."""
@@ -27,10 +28,10 @@ def body(
     ]
     if status_before:
         change = f'Status: "{status_before.capitalize()}" -> "{status.capitalize()}"'
-        lines += ["What changed:", f"  {change}"]
+        lines += ["What changed:", f"  {change}", ""]
     elif description:
-        lines += ["Description:", description]
-    return "\n".join(lines).rstrip("\n") + "\n"
+        lines += ["Description:", description, ""]
+    return "\n".join([*lines, "-- ", f"Project: {project}"]) + "\n"
 
 
 def message_id() -> str:

@@ -63,7 +63,13 @@ class TicketViewSet(mixins.RetrieveModelMixin, mixins.ListModelMixin, viewsets.G
         assignees = list(ticket.assignees.all())
         names = [user.name for user in assignees]
         body = wording.body(
-            ticket.pk, ticket.title, ticket.status, names, ticket.description, before
+            ticket.pk,
+            ticket.title,
+            ticket.status,
+            names,
+            ticket.description,
+            ticket.project.name,
+            before,
         )
         Email.objects.bulk_create(
             Email(
