@@ -147,7 +147,7 @@ WRITES: dict[str, tuple[str, str, list[str]]] = {
             """UPDATE emails
                   SET state = 'queued', attempts = 0, error = NULL, next_attempt_at = :now
                 WHERE id = :email""",
-            "UPDATE system SET server = 'ok', error = NULL, ask_again_at = NULL",
+            "UPDATE system SET error = NULL",
         ],
     ),
 }
