@@ -1,7 +1,7 @@
 """Whom a refusal is about: what the mail servers of the world say, at the step where they do.
 
-The replies are those of the servers' own sources and documents, and of public reports, with
-names and addresses changed. A line break is as it came.
+The replies are as they are known from the servers' sources, documents and public reports,
+most of them from memory, with names and addresses changed. A line break is as it came.
 """
 
 import pytest
