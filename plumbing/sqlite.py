@@ -12,6 +12,7 @@ import random
 import sqlite3
 import struct
 import sys
+import tempfile
 import threading
 import time
 import weakref
@@ -20,7 +21,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from . import Unavailable
@@ -299,18 +299,24 @@ class Database:
     # ------------------------------------------------------------ backup
 
     def backup(self, target: str, progress: Callable[[int, int], None]) -> None:
-        """Write a consistent copy to `target`, replacing it only when the copy is whole.
+        """Write a consistent copy to the file `target`, or to what that links to.
 
-        `progress` is called with the pages done and the pages in all. Raises OSError if
-        the target cannot be written, Unavailable if the database cannot be read.
+        It has the owner and mode of the database, and replaces an older one only when it is
+        whole and on the disk. `progress` is called with the pages done and the pages in all.
+        Raises OSError if the target is no regular file or cannot be written, Unavailable if the
+        database cannot be read.
         """
-        partial = f"{target}.partial"
-        for path in (target, partial):
-            if os.path.exists(path) and os.path.samefile(path, self.path):
-                raise FileExistsError(f"{path} is the database itself")
-        Path(partial).write_bytes(b"")  # says better than SQLite what is wrong with the place
+        place = os.path.realpath(target)
+        if os.path.exists(place):
+            if os.path.samefile(place, self.path):
+                raise FileExistsError(f"{target} is the database itself")
+            if not os.path.isfile(place):
+                raise FileExistsError(f"{target} is not a regular file")
+        folder, name = os.path.split(place)
+        fd, draft = tempfile.mkstemp(dir=folder, prefix=f"{name}.", suffix=".partial")
         try:
-            with closing(sqlite3.connect(partial)) as copy, self.read() as conn:
+            _make_alike(fd, os.stat(self.path))
+            with closing(sqlite3.connect(draft)) as copy, self.read() as conn:
                 # This read fixes the snapshot. Without it, each write by somebody else
                 # would make the backup begin anew.
                 conn.execute("SELECT 1 FROM sqlite_schema").fetchall()
@@ -318,11 +324,14 @@ class Database:
                     copy, pages=1000, progress=lambda _, left, all: progress(all - left, all)
                 )
                 copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a -wal beside it
-            os.replace(partial, target)
+            os.fsync(fd)
+            os.replace(draft, place)
         except BaseException:
             with suppress(FileNotFoundError):
-                os.unlink(partial)
+                os.unlink(draft)
             raise
+        finally:
+            os.close(fd)
 
 
 # ---------------------------------------------------------------- writing
@@ -529,9 +538,7 @@ class LockFile:
             return os.open(self._path, flags)
         like = os.stat(self._database)
         fd = os.open(self._path, flags | os.O_CREAT, 0o600)
-        with suppress(OSError):  # only root may give a file away
-            os.fchmod(fd, like.st_mode & 0o666)
-            os.fchown(fd, like.st_uid, like.st_gid)
+        _make_alike(fd, like)
         return fd
 
     def _is_current(self, fd: int) -> bool:
@@ -539,6 +546,12 @@ class LockFile:
             return os.path.samestat(os.stat(self._path), os.fstat(fd))
         except FileNotFoundError:
             return False
+
+
+def _make_alike(fd: int, like: os.stat_result) -> None:
+    with suppress(OSError):  # only root may give a file away
+        os.fchmod(fd, like.st_mode & 0o666)
+        os.fchown(fd, like.st_uid, like.st_gid)
 
 
 def _set_lock(fd: int, byte: int, how: int) -> Callable[[], object]:

@@ -789,13 +789,25 @@ def test_a_backup_onto_the_database_itself_is_refused(app, api, database):
     assert api.get("/projects/1").status_code == 200
 
 
-def test_a_backup_whose_draft_would_be_the_database_is_refused(tmp_path):
-    database = db.open_database(tmp_path / "tickets.partial")
-    with pytest.raises(FileExistsError):
-        database.backup(str(tmp_path / "tickets"), lambda done, pages: None)
-    with database.read() as conn:
-        assert db.list_by_id(conn, "user", None, 1) == (b"[]", None)
-    database.close()
+def test_a_backup_is_like_the_database_and_goes_to_a_regular_file_only(app, api, tmp_path):
+    api.project()
+    path = Path(app.database.path)
+    path.chmod(0o600)
+    old = tmp_path / "old.db"
+    old.write_text("an older one")
+    (tmp_path / "link.db").symlink_to(old)
+    app.database.backup(str(tmp_path / "link.db"), lambda done, pages: None)
+    assert (tmp_path / "link.db").is_symlink()
+    assert old.stat().st_mode & 0o777 == 0o600
+    with closing(sqlite3.connect(old)) as copy:
+        assert copy.execute("SELECT name FROM projects").fetchall() == [("Website",)]
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    for target in ("fifo", "folder"):
+        with pytest.raises(FileExistsError, match="regular"):
+            app.database.backup(str(tmp_path / target), lambda done, pages: None)
+    assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
+    assert (tmp_path / "fifo").is_fifo()
 
 
 def test_a_restored_backup_is_written_to_while_others_read(app, api, tmp_path):
