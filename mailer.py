@@ -265,13 +265,14 @@ class Mailer:
 
     def _record(self, outcomes: list[Outcome]) -> None:
         """Write down what became of mail, each row by itself if one of them is damaged."""
+        asked = self.monotonic()
         while outcomes:
             try:
                 with self.database.write() as conn:
                     for outcome in outcomes:
                         self._record_mail(conn, outcome)
                     self._record_server(conn, outcomes[-1].failure)
-                self._learn(outcomes[-1].failure)
+                self._learn(outcomes[-1].failure, asked)
                 return
             except Unavailable as error:
                 fault = error
@@ -323,15 +324,15 @@ class Mailer:
         elif about not in ("connection", "uncertain") and db.get_mail_error(conn) is not None:
             db.set_mail_error(conn, None)
 
-    def _learn(self, failure: Failure | None) -> None:
-        """What the last outcome says of the server: when it is to be asked again."""
+    def _learn(self, failure: Failure | None, asked: float) -> None:
+        """When the server is to be asked again, by the last outcome and when it was asked."""
         about = failure.about if failure else "nothing"
         if about in ("us", "server") and failure is not self._pause:
             if str(failure) != str(self._pause):
                 log.warning("Mail waits, %s: %s", self.server, failure)
             wait = backoff(self._refusals, FIRST_RETRY, LONGEST_RETRY)
             self._refusals = self._refusals + 1 if about == "us" else 0
-            self._pause, self._ask_again = failure, self.monotonic() + wait
+            self._pause, self._ask_again = failure, asked + wait
         elif self._pause and about not in ("us", "server", "connection", "uncertain"):
             self._pause, self._refusals = None, 0
             log.warning("Mail flows again.")

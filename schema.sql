@@ -108,7 +108,6 @@ CREATE TABLE emails (
     CHECK (state <> 'failed' OR error IS NOT NULL)
 ) STRICT;
 
--- What was sent leaves the first two.
 CREATE INDEX emails_due        ON emails (next_attempt_at) WHERE next_attempt_at IS NOT NULL;
 CREATE INDEX emails_failed     ON emails (state) WHERE state = 'failed';
 CREATE INDEX emails_by_history ON emails (history_id);
