@@ -226,8 +226,11 @@ class Mailer:
     def _attempts(self, due: list[db.Due]) -> Iterator[Outcome]:
         """Send one mail after the other, as long as the server takes any and time lasts."""
         until = time.monotonic() + RECORD_SECONDS
+        emails: dict[int, dict[str, Any]] = {}  # read at once, or singly where a row is damaged
+        with suppress(Unavailable, db.NotFound), self.database.read() as conn:
+            emails = {each.id: db.get_outgoing(conn, each.id) for each in due}
         for position, each in enumerate(due):
-            address, failure = self._attempt(each)
+            address, failure = self._attempt(each, emails.get(each.id))
             about = failure.about if failure else "nothing"
             if self.worker.stopping and about in ("connection", "server", "uncertain"):
                 return  # it was cut by us
@@ -241,12 +244,15 @@ class Mailer:
             if self.worker.stopping or about in ("server", "us") or time.monotonic() > until:
                 return
 
-    def _attempt(self, due: db.Due) -> tuple[str | None, Failure | None]:
+    def _attempt(
+        self, due: db.Due, email: dict[str, Any] | None
+    ) -> tuple[str | None, Failure | None]:
         """The address that the mail was brought to, and why it did not go out, if so."""
         address = None
         try:
-            with self.database.read() as conn:
-                email = db.get_outgoing(conn, due.id)
+            if email is None:
+                with self.database.read() as conn:
+                    email = db.get_outgoing(conn, due.id)
             address = email["address"]
             self.server.send(compose(email, self.sender))
         except Failure as failure:
@@ -300,19 +306,12 @@ class Mailer:
             db.record_sent(conn, due, address or "")
         elif failure.about != "us":
             due = due._replace(uncertain=due.uncertain + (failure.about == "uncertain"))
-            final = (
-                failure.about in ("recipient", "message")
-                or due.attempts + 1 >= MOST_ATTEMPTS
-                or (failure.about == "uncertain" and due.uncertain >= MOST_UNCERTAIN)
-            )
-            words = str(failure)
-            if final and failure.about == "uncertain":
-                words = f"given up, as the server may have it already: {words}"[:300]
-            again = (
-                None
-                if final
-                else later(conn.now, backoff(due.attempts, FIRST_RETRY, LONGEST_RETRY))
-            )
+            words, final = str(failure), failure.about in ("recipient", "message")
+            final = final or due.attempts + 1 >= MOST_ATTEMPTS
+            if failure.about == "uncertain" and due.uncertain >= MOST_UNCERTAIN:
+                final, words = True, f"given up, as the server may have it already: {words}"[:300]
+            wait = backoff(due.attempts, FIRST_RETRY, LONGEST_RETRY)
+            again = None if final else later(conn.now, wait)
             if db.record_failure(conn, due, address, words, again) and final:
                 log.warning("Mail %s has failed: %s", due.id, words)
 

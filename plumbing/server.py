@@ -1,4 +1,4 @@
-"""The server: waitress, bounded in time, size and number, with one thread for all writes.
+"""The server: waitress, bounded in size and number, with one thread for all writes.
 
 It knows what a read and a write are and nothing of paths: which reads may take long is told
 by the service.
