@@ -528,11 +528,15 @@ class Application:
         """Called at each request; a service begins here what it does beside answering."""
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
+        return send(self.answer(environ), environ, start_response)
+
+    def answer(self, environ: Environ) -> Answer:
+        """The answer to a request by itself."""
         self.start()
         call = self._receive(environ)
         self._answer_alone(call)
         self._log(call)
-        return send(call.answered, environ, start_response)
+        return call.answered
 
     def answer_together(self, environs: Iterator[Environ]) -> list[Answer]:
         """The answers to many writes that share one commit.
