@@ -83,12 +83,6 @@ def serve(
     dispatcher.shutdown(timeout=0.8)
 
 
-def show_progress(words: str) -> None:
-    """Show on a terminal, in one line, how far something is."""
-    if sys.stderr.isatty():
-        print(f"\r{words} ", end="", file=sys.stderr, flush=True)
-
-
 class Dispatcher:
     """Decides which thread answers a request.
 
