@@ -303,6 +303,7 @@ def retry_emails(call: Call) -> Answer:
 
 @route("GET", "/health")
 def health(call: Call) -> Answer:
+    call.app.database.try_write()
     document = json.loads(db.get_health(call.conn))
     post = call.app.mailer
     document["mail"]["error"] = document["mail"]["error"] or post.trouble or post.worker.trouble
@@ -438,7 +439,7 @@ def run_backup(given: Settings, target: str) -> int:
         terminal.show_progress(f"{100 * done // pages} %" + "\n" * (done == pages))
 
     database = given["database"]
-    db.open_database(database).backup(target, progress)
+    db.open_database(database, only_read=True).backup(target, progress)
     say(f"Backed up {database} to {target}, {os.path.getsize(target):,} bytes.")
     return 0
 
