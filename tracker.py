@@ -338,17 +338,16 @@ def problem_of(error: Exception) -> Problem:
 class Tracker(web.Application):
     """The tracker as a WSGI application; create_app() makes one, and close() ends it."""
 
+    how_to_allow = "To serve it, set --allow-host {0} (TRACKER_ALLOWED_HOSTS={0})."
+    what_there_is = "/openapi.json tells what there is."
+
     def __init__(
         self, given: Settings, clock: Callable[[], datetime] = utc_now, output: TextIO | None = None
     ) -> None:
-        whom, header = given["sender"], given["user_header"]
+        whom, hosts = given["sender"], given["allowed_hosts"]
         self.url = given["url"]  # where people find it
-        self.user_key = f"HTTP_{header.upper().replace('-', '_')}" if header else ""  # who it is
-        hosts, place = given["allowed_hosts"], given["smtp"]
-        try:
-            post = Smtp(place, whom[1]) if place else message.Console(output or sys.stdout)
-        except ValueError as error:
-            raise given.fault(f"it {error}", "smtp") from None
+        self.user_key = given["user_header"]  # the variable that says who they are
+        post = given["smtp"] or message.Console(output or sys.stdout)
         self.database = db.open_database(given["database"], clock, terminal.show_progress)
         self.mailer = mailer.Mailer(self.database, post, whom)
         self.recall, self.remember = db.recall, db.remember
@@ -394,7 +393,8 @@ OPTIONS = [
            "the name or address to listen on", settings.own_host),
     Option("port", "--port PORT", "TRACKER_PORT", "8080", "its port; 0 is any", settings.port),
     Option("smtp", "--smtp URL", "TRACKER_SMTP", "",
-           "the mail server, smtp://user:password@host:port or smtps://...; none: mail is printed"),
+           "the mail server, smtp://user:password@host:port or smtps://...; none: mail is printed",
+           lambda url: Smtp(url) if url else None),
     Option("sender", "--sender ADDRESS", "TRACKER_SENDER", "tracker@localhost",
            "whom mail comes from, 'Name <address>'", text.read_sender),
     Option("url", "--url URL", "TRACKER_URL", "",
@@ -402,7 +402,7 @@ OPTIONS = [
     Option("allowed_hosts", "--allow-host NAME", "TRACKER_ALLOWED_HOSTS", "",
            "a name to be served under, may be repeated; * for any", settings.host_name, many=True),
     Option("user_header", "--user-header NAME", "TRACKER_USER_HEADER", "",
-           "the header in which a proxy says who it is", settings.header_name),
+           "the header in which a proxy says who it is", settings.header),
     Option("quiet", "--quiet", "", "", "no line per request", bool),
 ]  # fmt: skip
 
@@ -434,12 +434,8 @@ def run_server(given: Settings) -> int:
 
 def run_backup(given: Settings, target: str) -> int:
     """Write a copy of the database."""
-
-    def progress(done: int, pages: int) -> None:
-        terminal.show_progress(f"{100 * done // pages} %" + "\n" * (done == pages))
-
     database = given["database"]
-    db.open_database(database, only_read=True).backup(target, progress)
+    db.open_database(database, only_read=True).backup(target, terminal.show_share)
     say(f"Backed up {database} to {target}, {os.path.getsize(target):,} bytes.")
     return 0
 

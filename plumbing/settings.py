@@ -164,8 +164,8 @@ def web_address(text: str) -> str:
     return text
 
 
-def header_name(text: str) -> str:
-    """The name of a header, or nothing."""
+def header(text: str) -> str:
+    """The WSGI variable of a header, or nothing."""
     if not re.fullmatch(r"[A-Za-z0-9-]*", text):
         raise ValueError(f"{text!r} is not the name of a header")
-    return text
+    return text and f"HTTP_{text.upper().replace('-', '_')}"

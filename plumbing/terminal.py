@@ -77,6 +77,11 @@ def show_progress(words: str) -> None:
             print(f"\r{words} ", end="", file=sys.stderr, flush=True)
 
 
+def show_share(done: int, all: int) -> None:
+    """Show in the same way which part is done."""
+    show_progress(f"{100 * done // all} %" + "\n" * (done == all))
+
+
 def take_terminal() -> None:
     """Have standard output and error fail no program, and the log hold up nobody.
 
