@@ -59,6 +59,7 @@ def serve(
             channel_timeout=30,
             cleanup_interval=5,
             max_request_header_size=64 * 1024,
+            outbuf_overflow=16 * 2**20,  # beyond it a temporary file, which may not be to be had
             max_request_body_size=8 * MAX_BODY,  # as chunks, each with its overhead
             asyncore_use_poll=True,
         )

@@ -207,7 +207,7 @@ class Database:
     def _connect(self) -> Connection:
         self.process = os.getpid()
         conn: Connection = sqlite3.connect(
-            f"file://{quote(os.fsencode(self.path))}?mode={'ro' if self._only_read else 'rwc'}",
+            f"file://{quote(os.fsencode(self.path))}?mode={'rw' if self._only_read else 'rwc'}",
             uri=True,
             timeout=BUSY_SECONDS,
             isolation_level=None,
