@@ -122,14 +122,16 @@ class Database:
     def try_write(self) -> None:
         """Raise Unavailable if no write can succeed now; waits for nobody.
 
-        To begin one tells what may not be written or locked; that somebody else writes is no
-        failure, unless our last write waited for them in vain. A full disk is told by a commit
-        only, so where the last one failed, a page is written as it was.
+        A page is written as it is, and taken back, which needs no disk. A full disk is told by
+        a commit only, so where the last write failed, it is committed. That somebody else
+        writes is no failure, unless our last write waited for them in vain.
         """
         try:
             with Write(self, patience=0) as conn:
-                if self.failing:
-                    conn.execute(f"PRAGMA user_version = {self._newest}")
+                conn.execute(f"PRAGMA user_version = {self._newest}")
+                if not self.failing:
+                    conn.execute("ROLLBACK")
+                    conn.execute("BEGIN")  # what is committed is empty
         except Unavailable as error:
             if self.failing or not error.busy:
                 raise
@@ -246,6 +248,9 @@ class Database:
         3. Do it in one transaction, so that whoever is killed in it leaves it as it was.
         """
         self._give_to_owner()
+        if os.path.exists(self.path) and not os.access(self.path, os.W_OK):
+            # SQLite would read it, and leave files beside it that are read-only for ever.
+            raise Unavailable("The database is read-only for this user.")
         conn = self.lend()
         try:
             if self._version(conn) < self._newest:
@@ -669,7 +674,7 @@ _WORDS = {
     sqlite3.SQLITE_LOCKED: "is locked by another writer",
     sqlite3.SQLITE_NOMEM: "does not get the memory that it needs",
     sqlite3.SQLITE_INTERRUPT: "was interrupted",
-    sqlite3.SQLITE_READONLY: "is read-only",
+    sqlite3.SQLITE_READONLY: "is read-only, or its folder is",
     sqlite3.SQLITE_IOERR: "cannot be read or written",
     sqlite3.SQLITE_FULL: "cannot grow: the disk is full",
     sqlite3.SQLITE_CANTOPEN: "cannot be opened",
