@@ -60,7 +60,7 @@ def run(
                 error = settings.fault(f"{settings[setting]}: {error}", setting)
         if not isinstance(error, (ValueError, OSError)):
             raise
-        say(f"{name}: {error}", sys.stderr)
+        say(" ".join(f"{name}: {error}".splitlines()), sys.stderr)
         return 1
 
 

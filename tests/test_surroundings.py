@@ -1,19 +1,23 @@
 """What surrounds the tracker may be hostile, too: files, terminals, signals and settings."""
 
 import fcntl
+import hashlib
 import os
+import random
 import re
+import resource
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, eventually
 from test_process import HERE, ask, assert_one_clear_line, command, create, fill, rows
 
 import db
@@ -269,6 +273,7 @@ def test_locks_that_the_file_system_refuses_are_told_everywhere_and_leak_nothing
 
 def test_health_is_503_while_no_lock_is_to_be_had(app, api, database):
     api.project()
+    app.mailer.close()
     os.unlink(f"{database}-lock")
     os.mkdir(f"{database}-lock")
     assert "locked" in api.problem("GET", "/health")["detail"]
@@ -335,3 +340,251 @@ def test_health_after_a_failed_write_changes_nothing(app, api, database):
     assert (rows(database, "SELECT * FROM projects"), rows(database, "PRAGMA user_version")) == (
         before
     )
+
+
+# ---------------------------------------------------------------- backup
+
+
+def nothing(done, pages):
+    """No progress is shown."""
+
+
+def digest(*paths):
+    return [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths]
+
+
+def drafts(folder):
+    return [name for name in os.listdir(folder) if "partial" in name]
+
+
+@pytest.fixture
+def old_backup(tmp_path):
+    """An older good backup, which must survive."""
+    path = tmp_path / "backup.db"
+    path.write_text("an older one")
+    return path
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_backup_of_an_older_schema_changes_nothing(tmp_path, version):
+    database, target = tmp_path / "old.db", tmp_path / "backup.db"
+    shutil.copy(Path(__file__).with_name(f"schema{version}.sqlite"), database)
+    before = digest(database)
+    assert command("--db", database, "backup", target).returncode == 0
+    assert digest(database) == before
+    assert sorted(os.listdir(tmp_path)) == ["backup.db", "old.db"]
+    assert rows(target, "PRAGMA user_version") == [(version,)]
+    assert rows(target, "SELECT * FROM tickets") == rows(database, "SELECT * FROM tickets")
+    db.open_database(target).close()  # and can be served
+
+
+def test_a_backup_of_a_database_that_is_locked_for_writing_is_made(api, database, tmp_path):
+    api.project()
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        done = command("--db", database, "backup", tmp_path / "backup.db")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_backup_of_a_backup_is_made_and_of_an_empty_file_is_not(api, database, tmp_path):
+    api.project()
+    first, second, empty = (tmp_path / name for name in ("first.db", "second.db", "empty.db"))
+    assert command("--db", database, "backup", first).returncode == 0
+    assert command("--db", first, "backup", second).returncode == 0
+    assert rows(second, "SELECT name FROM projects") == [("Website",)]
+    empty.touch()
+    assert_one_clear_line(command("--db", empty, "backup", second), empty, "empty")
+    assert rows(second, "SELECT name FROM projects") == [("Website",)]
+
+
+def make_fifo(path):
+    os.mkfifo(path)
+
+
+def make_device(path):
+    if os.geteuid():
+        pytest.skip("only root can make a device")
+    os.mknod(path, 0o600 | 0o020000, os.makedev(1, 3))  # of which nothing comes back
+
+
+def make_folder(path):
+    path.mkdir()
+
+
+def make_loop(path):
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("make", [make_fifo, make_device, make_folder, make_loop])
+@pytest.mark.parametrize("linked", [False, True], ids=["", "through a link"])
+def test_a_backup_to_what_is_no_regular_file_is_refused_and_leaves_it(
+    api, database, tmp_path, make, linked
+):
+    api.project()
+    target = link = tmp_path / "target"
+    make(target)
+    if linked:
+        link = tmp_path / "link"
+        link.symlink_to(target)
+    before = os.lstat(target)
+    assert_one_clear_line(command("--db", database, "backup", link), link.name)
+    after = os.lstat(target)
+    assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
+    assert drafts(tmp_path) == []
+
+
+def test_two_backups_to_one_file_at_once_are_both_whole(api, database, tmp_path):
+    for name in ("Website", "Shop"):
+        api.project(name)
+    target = tmp_path / "backup.db"
+    for _ in range(3):
+        running = [
+            subprocess.Popen([*TRACKER, "--db", database, "backup", target]) for _ in range(3)
+        ]
+        assert [backup.wait(30) for backup in running] == [0, 0, 0]
+        assert rows(target, "SELECT name FROM projects") == [("Website",), ("Shop",)]
+        assert drafts(tmp_path) == []
+
+
+def test_the_draft_of_a_killed_backup_goes_with_the_next_and_that_of_a_running_one_stays(
+    app, api, tmp_path
+):
+    api.project()
+    target = tmp_path / "backup.db"
+    others = [
+        tmp_path / name
+        for name in ("backup.db.mine.partial", "other.db.abcdefgh.partial", "backup.db.partial")
+    ]
+    killed = [tmp_path / f"backup.db.abcdefg_.partial{rest}" for rest in ("", "-journal", "-wal")]
+    for path in [*others, *killed]:
+        path.write_text("part")
+    seen = []
+
+    def look(done, pages):
+        if not seen:
+            seen.extend(drafts(tmp_path))
+            app.database.backup(str(target), nothing)
+
+    app.database.backup(str(target), look)
+    assert len(seen) == len(others) + 1
+    assert sorted(drafts(tmp_path)) == sorted(path.name for path in others)
+    assert rows(target, "SELECT name FROM projects") == [("Website",)]
+
+
+def test_a_backup_that_is_killed_at_any_moment_leaves_the_older_one(api, database, tmp_path):
+    api.project()
+    target = tmp_path / "backup.db"
+    assert command("--db", database, "backup", target).returncode == 0
+    choose = random.Random(9)
+    for _ in range(12):
+        backup = subprocess.Popen([*TRACKER, "--db", database, "backup", target])
+        time.sleep(choose.uniform(0.1, 0.4))
+        backup.kill()
+        backup.wait()
+        assert rows(target, "SELECT name FROM projects") == [("Website",)]
+    assert command("--db", database, "backup", target).returncode == 0
+    assert drafts(tmp_path) == []
+
+
+def test_ctrl_c_in_a_backup_leaves_the_older_one_and_no_draft(app, api, tmp_path, old_backup):
+    api.project()
+
+    def interrupt(done, pages):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        app.database.backup(str(old_backup), interrupt)
+    assert old_backup.read_text() == "an older one"
+    assert drafts(tmp_path) == []
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_in_a_command_is_one_line(database, tmp_path, old_backup, signum):
+    db.open_database(database).close()
+    with closing(sqlite3.connect(database, isolation_level=None)) as conn:
+        conn.execute("CREATE TABLE ballast AS SELECT zeroblob(50000000) AS zeros")
+    for _ in range(20):
+        backup = subprocess.Popen(
+            [*TRACKER, "--db", database, "backup", old_backup], stderr=subprocess.PIPE, text=True
+        )
+        eventually(lambda ended=backup.poll: drafts(tmp_path) or ended() is not None)
+        backup.send_signal(signum)
+        _, said = backup.communicate(timeout=30)
+        assert drafts(tmp_path) == []
+        if backup.returncode:
+            assert (backup.returncode, said) == (128 + signum, "tracker: interrupted\n")
+            return
+    pytest.fail("it was never interrupted")
+
+
+ON_A_SMALL_DISK = """
+set -e
+mount -t tmpfs -o size=200k none "$1"
+cp "$2" "$1/backup.db"
+shift 2
+"$@" || code=$?
+ls "$OLDPWD" > /dev/null
+sha256sum < "$DISK/backup.db"
+ls "$DISK"
+exit $code
+"""
+
+
+def test_a_backup_to_a_full_disk_leaves_the_older_one_and_blames_no_database(
+    api, database, tmp_path, old_backup
+):
+    api.project()
+    for n in range(20):
+        api.ticket(description="x" * 10_000, title=f"Ticket {n}")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    prefix = [*unshared("-m"), "sh", "-c", ON_A_SMALL_DISK, "sh", disk, old_backup]
+    done = subprocess.run(
+        [*prefix, *TRACKER, "--db", database, "backup", disk / "backup.db"],
+        capture_output=True,
+        text=True,
+        env=HERE | {"DISK": str(disk), "OLDPWD": str(tmp_path)},
+    )
+    assert done.returncode == 1
+    assert done.stdout.split() == [*digest(old_backup), "-", "backup.db"]
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert f"{disk}/backup.db cannot be written" in done.stderr
+    assert "database" not in done.stderr.replace("database or disk is full", "")
+
+
+def test_a_backup_that_may_not_grow_leaves_the_older_one(app, api, tmp_path, old_backup):
+    api.project()
+    with resource_limit(resource.RLIMIT_FSIZE, 20_000), pytest.raises(OSError, match="written"):
+        app.database.backup(str(old_backup), nothing)
+    assert old_backup.read_text() == "an older one"
+    assert drafts(tmp_path) == []
+
+
+class resource_limit:  # noqa: N801
+    """A limit of this process for a while."""
+
+    def __init__(self, what, most):
+        self.what, self.most = what, most
+
+    def __enter__(self):
+        self.before = resource.getrlimit(self.what)
+        resource.setrlimit(self.what, (self.most, self.before[1]))
+
+    def __exit__(self, *error):
+        resource.setrlimit(self.what, self.before)
+
+
+def test_a_backup_of_a_damaged_database_does_not_replace_a_good_one(
+    api, app, database, tmp_path, old_backup
+):
+    api.project()
+    for n in range(40):
+        api.ticket(description="x" * 10_000, title=f"Ticket {n}")
+    app.close()
+    with open(database, "r+b") as file:
+        file.seek(200_000)
+        file.write(os.urandom(50_000))
+    done = command("--db", database, "backup", old_backup)
+    assert_one_clear_line(done, old_backup, "damaged")
+    assert old_backup.read_text() == "an older one"
+    assert drafts(tmp_path) == []
