@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, eventually
-from test_process import HERE, ask, assert_one_clear_line, command, create, fill, rows
+from test_process import HERE, ask, assert_one_clear_line, command, create, fill, free_port, rows
 
 import db
 import tracker
@@ -74,7 +74,7 @@ def serve(line, **settings):
     STARTED.append(running)
     said = running.stdout.readline()
     assert "ready on" in said, said + running.stdout.read()
-    running.port = int(re.search(r"ready on http://[^ ]*:([0-9]+),", said)[1])
+    running.port = port_of(said)
     return running
 
 
@@ -588,3 +588,204 @@ def test_a_backup_of_a_damaged_database_does_not_replace_a_good_one(
     assert_one_clear_line(done, old_backup, "damaged")
     assert old_backup.read_text() == "an older one"
     assert drafts(tmp_path) == []
+
+
+# ---------------------------------------------------------------- terminals and signals
+
+
+def port_of(lines):
+    return int(re.search(r"ready on http://[^ ]*:([0-9]+),", lines)[1])
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_terminal_that_is_closed_stops_nothing(database, tmp_path, closed):
+    port = free_port()
+    line = [*TRACKER, "--db", database, "--port", port]
+    with (tmp_path / "out").open("w") as out:
+        running = subprocess.Popen(
+            ["sh", "-c", f'exec "$@" {closed}', "sh", *map(str, line)],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=HERE,
+        )
+    STARTED.append(running)
+    running.port = port
+    eventually(lambda: answers(running))
+    fill(running)
+    ticket = {"title": "Fix the database", "project_id": 1, "status": "open", "assignees": [1]}
+    create(running, "/tickets", **ticket)
+    eventually(lambda: ask(running, "GET", "/health")[2]["mail"]["queued"] == 0)
+    running.terminate()
+    assert running.wait(10) == 0
+    assert "Traceback" not in (tmp_path / "out").read_text()
+    assert rows(database, "PRAGMA integrity_check") == [("ok",)]
+
+
+def answers(server):
+    try:
+        return ask(server, "GET", "/health")[0] == 200
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_log_that_nobody_reads_holds_up_nobody(database, signum):
+    server = serve([*TRACKER, "--db", database, "--port", 0], stderr=subprocess.PIPE)
+    for number in range(300):  # 300 KB of lines, and the pipe takes 64
+        assert ask(server, "GET", f"/{number:01000d}")[0] == 404
+        assert ask(server, "POST", f"/{number:01000d}", {})[0] == 404
+    create(server, "/projects", name="Website")
+    server.send_signal(signum)
+    assert server.wait(10) == 0  # and nobody has read a line yet
+
+
+def test_mail_that_is_printed_where_nobody_reads_holds_up_nobody(database):
+    server = serve([*TRACKER, "--db", database, "--port", 0, "--quiet"])
+    fill(server)
+    for _ in range(20):
+        ticket = {"title": "Fix it", "project_id": 1, "status": "open", "assignees": [1, 2]}
+        create(server, "/tickets", description="x" * 10_000, **ticket)
+    assert ask(server, "GET", "/health")[2]["mail"]["queued"] > 0
+    server.terminate()
+    assert server.wait(10) == 0
+    assert "Fatal" not in server.stdout.read()
+    assert rows(database, "SELECT count(*) FROM tickets") == [(20,)]
+
+
+def test_a_log_whose_reader_has_gone_stops_nothing(database):
+    server = serve([*TRACKER, "--db", database, "--port", 0])
+    server.stdout.close()
+    fill(server)
+    for number in range(50):
+        assert ask(server, "GET", f"/{number}")[0] == 404
+    server.terminate()
+    assert server.wait(10) == 0
+    server.stdout = open(os.devnull)  # noqa: SIM115
+
+
+@pytest.mark.parametrize("what", [["--help"], ["backup", "b.db"]])
+def test_a_command_whose_output_nobody_reads_does_its_work(app, api, database, tmp_path, what):
+    api.project()
+    done = subprocess.run(
+        ["sh", "-c", '("$@"; echo $? >&2) | true', "sh", *TRACKER, "--db", database, *what],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=HERE,
+    )
+    assert done.stderr == "0\n"
+
+
+def test_all_that_is_logged_before_the_end_is_written(database):
+    server = serve([*TRACKER, "--db", database, "--port", 0])
+    for number in range(100):
+        ask(server, "GET", f"/{number}")
+    assert len(end(server).splitlines()) == 100
+
+
+@pytest.mark.parametrize(
+    ("env", "shown"),
+    [
+        ({"PYTHONIOENCODING": "ascii"}, r"Current assignees: \u017b\xf3\u0142\u0107, \u042e"),
+        (
+            {"PYTHONIOENCODING": "ascii:strict"},
+            r"Current assignees: \u017b\xf3\u0142\u0107, \u042e",
+        ),
+        ({"PYTHONIOENCODING": "latin-1"}, r"Current assignees: \u017bó\u0142\u0107, \u042e"),
+        ({"LANG": "C", "LC_ALL": "C"}, ""),
+        ({"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, r"\u017b"),
+    ],
+    ids=str,
+)
+def test_a_terminal_of_any_encoding_shows_mail_and_names(tmp_path, env, shown):
+    database = tmp_path / "żółć.db"
+    running = subprocess.Popen(
+        [*TRACKER, "--db", database, "--port", "0"],
+        env={k: v for k, v in HERE.items() if not k.startswith(("LC_", "LANG", "PYTHON"))} | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    STARTED.append(running)
+    encoding = env.get("PYTHONIOENCODING", "utf-8").partition(":")[0]
+    running.port = port_of(running.stdout.readline().decode(encoding))
+    for name in ("Żółć", "Юрий"):
+        create(running, "/users", name=name, email=f"u{ord(name[0])}@example.com")
+    create(running, "/projects", name="Сайт")
+    create(running, "/tickets", title="Исправить", project_id=1, status="open", assignees=[1, 2])
+    eventually(lambda: len(ask(running, "GET", "/emails?state=sent")[2]) == 2)
+    running.terminate()
+    said = running.communicate(timeout=10)[0].decode(encoding)
+    assert shown in said
+    assert "Traceback" not in said
+
+
+SLOW_UPGRADE = """
+import os, sys, time, tracker
+from pathlib import Path
+def dawdle(text):
+    Path(os.environ["BEGUN"]).touch()
+    time.sleep(0.2)
+    return text.lower()
+tracker.db.fold = dawdle
+sys.exit(tracker.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("first", [False, True], ids=["", "as process 1"])
+def test_it_can_be_stopped_while_it_brings_a_database_forward(tmp_path, signum, first):
+    database, begun = tmp_path / "old.db", tmp_path / "begun"
+    shutil.copy(Path(__file__).with_name("schema1.sqlite"), database)
+    prefix = unshared("-p", "-f", "--mount-proc") if first else []
+    line = [sys.executable, "-c", SLOW_UPGRADE, "--db", str(database), "--port", "0"]
+    running = subprocess.Popen(
+        [*prefix, *line],
+        cwd=ROOT,
+        env=HERE | {"BEGUN": str(begun)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    STARTED.append(running)
+    eventually(begun.exists)
+    os.kill(child_of(running) if first else running.pid, signum)
+    out, err = running.communicate(timeout=5)
+    assert (running.returncode, out, err) == (0, "", "tracker: interrupted\n")
+    assert rows(database, "PRAGMA user_version") == [(1,)]
+
+
+def child_of(running):
+    path = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+    return int(eventually(path.read_text).split()[0])
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_as_process_1_too(database, signum):
+    server = serve([*unshared("-p", "-f", "--mount-proc"), *TRACKER, "--db", database, "--port", 0])
+    create(server, "/projects", name="Website")
+    os.kill(child_of(server), signum)
+    said, _ = server.communicate(timeout=10)
+    assert server.returncode == 0, said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_ctrl_c_at_any_moment_of_the_start_shows_no_traceback(database, signum):
+    for number in range(12):
+        running = subprocess.Popen(
+            [*TRACKER, "--db", database, "--port", "0"],
+            env=HERE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        STARTED.append(running)
+        maps = Path(f"/proc/{running.pid}/maps")
+        # From here on it is our code that runs, not that which begins Python.
+        eventually(lambda maps=maps: "_ssl" in maps.read_text())
+        time.sleep(0.02 * number)
+        running.send_signal(signum)
+        said, _ = running.communicate(timeout=10)
+        assert "Traceback" not in said
+        assert running.returncode in (0, 128 + signum), said
