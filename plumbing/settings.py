@@ -12,6 +12,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -138,17 +139,13 @@ def own_host(text: str) -> str:
 
 def host_name(text: str) -> str:
     """A host as browsers name it in the header Host, without its port; or "*"."""
-    try:
-        parts = urlsplit(text if "//" in text else f"//{text}")
-        named, alone = parts.hostname or "", text.lower().strip("[]")
-    except ValueError:
-        named = alone = text
-    try:
+    named, alone = "", text.lower().strip("[]")
+    with suppress(ValueError):
+        named = urlsplit(text if "//" in text else f"//{text}").hostname or ""
+    with suppress(ValueError):
         if alone == "*" or ipaddress.ip_address(alone):
             return alone
-    except ValueError:
-        pass
-    if not re.fullmatch(r"[\w.-]+", named, re.ASCII):
+    if not re.fullmatch(r"[\w.:-]+", named, re.ASCII):
         raise ValueError(
             f"{text!r} is not the name of a host, as browsers send it (in ASCII; * is any host)"
         )

@@ -8,6 +8,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, eventually
+from conftest import ROOT, Api, eventually
 from test_process import HERE, ask, assert_one_clear_line, command, create, fill, free_port, rows
 
 import db
@@ -789,3 +790,155 @@ def test_ctrl_c_at_any_moment_of_the_start_shows_no_traceback(database, signum):
         said, _ = running.communicate(timeout=10)
         assert "Traceback" not in said
         assert running.returncode in (0, 128 + signum), said
+
+
+# ---------------------------------------------------------------- settings
+
+BAD = {
+    "--port": ("TRACKER_PORT", "tcp://10.96.0.1:8080", "is not a port"),
+    "--host": ("TRACKER_HOST", "tickets..example", "cannot be resolved"),
+    "--smtp": ("TRACKER_SMTP", "mail.example.com", "must look like smtp://"),
+    "--sender": ("TRACKER_SENDER", "nobody", "is not an email address"),
+    "--url": ("TRACKER_URL", "tickets.example.com", "is not an absolute http or https URL"),
+    "--user-header": ("TRACKER_USER_HEADER", "X User", "is not the name of a header"),
+    "--allow-host": ("TRACKER_ALLOWED_HOSTS", "tickets.example.com:8080", "write tickets.example"),
+}
+
+
+@pytest.mark.parametrize("flag", BAD)
+@pytest.mark.parametrize("way", ["option", "variable"])
+def test_a_bad_value_names_the_option_and_the_variable(database, flag, way):
+    variable, value, words = BAD[flag]
+    given, env = ([flag, value], HERE) if way == "option" else ([], HERE | {variable: value})
+    done = command("--db", database, *given, env=env)
+    assert_one_clear_line(done, f"{flag} ({variable}): ", words)
+    assert not database.exists()
+
+
+def test_a_bad_value_concerns_only_the_commands_that_use_it(start, database, tmp_path, mail_server):
+    start()
+    bad = {variable: value for variable, value, _ in BAD.values()}
+    done = command("backup", tmp_path / "b.db", env=HERE | bad | {"TRACKER_DB": str(database)})
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in ("TRACKER_SMTP", "TRACKER_SENDER", "TRACKER_URL", "TRACKER_USER_HEADER"):
+        del bad[name]
+    del bad["TRACKER_ALLOWED_HOSTS"]
+    assert list(bad) == ["TRACKER_PORT", "TRACKER_HOST"]
+    line = ("send-test-mail", "max@example.com", "--db", database, "--smtp", mail_server.url)
+    done = command(*line, env=HERE | bad)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_port_that_is_taken_and_an_address_of_another_machine_name_both_options(database):
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        done = command("--db", database, "--port", port)
+        assert_one_clear_line(done, "--host (TRACKER_HOST)", "--port (TRACKER_PORT)", "in use")
+    done = command("--db", database, "--port", 0, "--host", "192.0.2.1")
+    assert_one_clear_line(done, "--host (TRACKER_HOST)", "192.0.2.1")
+
+
+@pytest.mark.parametrize("make", [make_folder, make_fifo])
+def test_a_database_that_cannot_be_one_names_the_option(database, make):
+    make(database)
+    done = command("--db", database, "--port", 0)
+    assert_one_clear_line(done, "--db (TRACKER_DB)", database)
+
+
+def test_blank_variables_count_as_not_set_and_blanks_around_a_value_do_not_count(tmp_path):
+    blank = {variable: " " for variable, _, _ in BAD.values()} | {"TRACKER_DB": ""}
+    env = HERE | blank | {"TRACKER_PORT": " 0 ", "TRACKER_SENDER": " Max <max@example.com>\r"}
+    server = serve(TRACKER, env=env, cwd=tmp_path)
+    assert ask(server, "GET", "/health")[0] == 200
+    assert (tmp_path / "tickets.db").exists()
+    assert ask(server, "GET", "/health", Host="evil.example")[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("tickets.example.com:8080", "write tickets.example.com"),
+        ("https://tickets.example.com/", "write tickets.example.com"),
+        ("https://tickets.example.com:8443", "write tickets.example.com"),
+        ("tickets.example.com/tracker", "write tickets.example.com"),
+        ("me@tickets.example.com", "write tickets.example.com"),
+        ("[::1]:8080", "write ::1"),
+        ("*.example.com", "is not the name of a host"),
+        ("tickets.müller.example", "is not the name of a host"),
+        ("tickets_example com:80", "write com"),
+        ("http://", "is not the name of a host"),
+        ("http://[", "is not the name of a host"),
+        (":8080", "is not the name of a host"),
+    ],
+)
+def test_a_host_that_would_never_match_is_explained(make_app, value, words):
+    with pytest.raises(ValueError, match=re.escape(words)) as refusal:
+        make_app(allowed_hosts=[value])
+    assert "allowed_hosts, --allow-host (TRACKER_ALLOWED_HOSTS): " in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "host"),
+    [
+        ("Tickets.example.com", "tickets.example.com:8080"),
+        ("other.example, tickets.example.com", "tickets.example.com"),
+        (["a.example b.example"], "b.example"),
+        (["[::2]"], "[::2]:80"),
+        (["2001:DB8::1"], "[2001:db8::1]"),
+        (["intranet"], "intranet"),
+        (["my_host.example"], "my_host.example"),
+        ("*", "anything.example"),
+    ],
+)
+def test_hosts_are_served_however_they_are_listed(make_app, given, host):
+    Api(make_app(allowed_hosts=given)).get("/health", headers={"Host": host}, status=200)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "names"),
+    [
+        ("smtp", "mail.example.com", "smtp, --smtp (TRACKER_SMTP): "),
+        ("sender", "nobody", "sender, --sender (TRACKER_SENDER): "),
+        ("url", "tickets", "url, --url (TRACKER_URL): "),
+        ("user_header", "X User", "user_header, --user-header (TRACKER_USER_HEADER): "),
+        ("allowed_hosts", ["a:1"], "allowed_hosts, --allow-host (TRACKER_ALLOWED_HOSTS): "),
+    ],
+)
+def test_a_host_application_is_told_the_parameter(make_app, database, parameter, value, names):
+    with pytest.raises(ValueError, match=re.escape(names)):
+        make_app(**{parameter: value})
+    assert not database.exists()
+
+
+def test_a_refused_host_is_told_what_to_set(api):
+    detail = api.problem("GET", "/", headers={"Host": "tickets.example.com:8080"})["detail"]
+    assert "--allow-host tickets.example.com " in detail
+    assert "TRACKER_ALLOWED_HOSTS=tickets.example.com" in detail
+    odd = api.problem("GET", "/", headers={"Host": "a b"})["detail"]
+    assert "not the name of a host" in odd
+    assert "--allow-host" not in odd
+
+
+def test_a_write_through_a_proxy_that_forgot_host_is_told_so(make_app):
+    api = Api(make_app(allowed_hosts=["tickets.example.com"]))
+    headers = {
+        "Host": "127.0.0.1:8080",
+        "Origin": "https://tickets.example.com",
+        "X-Forwarded-Host": "tickets.example.com",
+        "Sec-Fetch-Site": "same-origin",
+    }
+    detail = api.problem("POST", "/projects", {"name": "Website"}, headers=headers)["detail"]
+    for word in ("tickets.example.com", "127.0.0.1:8080", "proxy", "Host", "X-Forwarded-Host"):
+        assert word in detail
+    headers["Host"] = "tickets.example.com"
+    api.post_json("/projects", {"name": "Website"}, headers=headers, status=201)
+
+
+def test_the_help_shows_variables_and_defaults_and_the_version_is_told():
+    for line in (["--help"], ["backup", "--help"]):
+        said = " ".join(command(*line).stdout.split())
+        for option in tracker.OPTIONS:
+            assert option.flag in said
+            assert option.variable in said
+            assert option.default in said
+    assert command("--version").stdout == f"tracker {tracker.__version__}\n"
