@@ -128,7 +128,8 @@ class Database:
         """
         try:
             with Write(self, patience=0) as conn:
-                conn.execute(f"PRAGMA user_version = {self._newest}")
+                (version,) = conn.execute("PRAGMA user_version").fetchone()
+                conn.execute(f"PRAGMA user_version = {version}")
                 if not self.failing:
                     conn.execute("ROLLBACK")
                     conn.execute("BEGIN")  # what is committed is empty
