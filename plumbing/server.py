@@ -61,6 +61,7 @@ def serve(
             host=host,
             port=port,
             max_request_header_size=64 * 1024,
+            outbuf_overflow=16 * 2**20,  # beyond it a temporary file, which may not be to be had
             max_request_body_size=8 * MAX_BODY,  # as chunks, each with its overhead
             log_socket_errors=False,  # clients may go when they like
             clear_untrusted_proxy_headers=False,  # nobody looks at them
@@ -89,12 +90,6 @@ def serve(
         for listener in listeners:
             listener.look_after()
     dispatcher.shutdown(timeout=0.8)
-
-
-def show_progress(words: str) -> None:
-    """Show on a terminal, in one line, how far something is."""
-    if sys.stderr.isatty():
-        print(f"\r{words} ", end="", file=sys.stderr, flush=True)
 
 
 class Dispatcher:

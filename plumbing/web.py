@@ -347,20 +347,27 @@ def bad_query(errors: list[dict[str, str]]) -> Problem:
 # ---------------------------------------------------------------- reading a request
 
 
-def guard(environ: Environ, allowed_hosts: set[str]) -> None:
+def guard(environ: Environ, allowed_hosts: set[str], how_to_allow: str) -> None:
     """Keep out what the page of another site, open in a user's browser, may send. Raises Problem.
 
-    Loopback names are always allowed; "*" allows all.
+    Loopback names are always allowed; "*" allows all. `how_to_allow` says how to allow "{0}".
     """
     host = environ.get("HTTP_HOST", "").lower()
     name = name_of(host)
     if not (is_loopback(name) or allowed_hosts & {name, "*"}):
-        raise Problem(403, f"The host {host!r} is not served here; --allow-host would allow it.")
+        hint = how_to_allow.format(name) if name else "It is not the name of a host."
+        raise Problem(403, f"The host {host[:300]!r} is not served here. {hint}")
     method = environ["REQUEST_METHOD"]
     if method not in ("GET", "HEAD", "OPTIONS"):
         origin = environ.get("HTTP_ORIGIN")
-        own = origin is None or _without_port(origin.partition("://")[2]) == _without_port(host)
-        if not own or environ.get("HTTP_SEC_FETCH_SITE") in ("cross-site", "same-site"):
+        if origin is not None and _without_port(origin.partition("://")[2]) != _without_port(host):
+            raise Problem(
+                403,
+                f"A page of another site may not write here: it is of {origin[:300]!r}, and the"
+                f" request is to {host!r}. A proxy in between must pass Host on as it came, with"
+                " its port; X-Forwarded-Host does not count.",
+            )
+        if environ.get("HTTP_SEC_FETCH_SITE") in ("cross-site", "same-site"):
             raise Problem(403, "A page of another site may not write here.")
     if not method.isupper():  # Bottle would take "delete" for DELETE
         raise Problem(400, "The method must be in capital letters.")
@@ -506,6 +513,8 @@ class Application:
     `remember` keep what was answered to the key of a creation: (request, answer), both text.
     """
 
+    how_to_allow = ""  # the words for whoever asks for a host that is not allowed
+    what_there_is = ""  # and for a path that does not exist
     recall: Callable[[Any, str], tuple[str, str] | None]
     remember: Callable[[Any, str, str, str], None]
 
@@ -581,7 +590,7 @@ class Application:
         """Read a request; what is wrong with it is its answer already."""
         call = Call(self, environ, time.perf_counter())
         try:
-            guard(environ, self.allowed_hosts)
+            guard(environ, self.allowed_hosts, self.how_to_allow)
             call.route, call.ids = self._match(environ)
             if query := environ.get("QUERY_STRING", ""):
                 call.query, call.others = read_query(query, call.route.query)
@@ -607,7 +616,7 @@ class Application:
                 raise Problem(
                     405, f"This path knows only {allow}.", headers={"Allow": allow}
                 ) from None
-        raise Problem(404, "There is nothing at this path; /openapi.json tells what there is.")
+        raise Problem(404, f"There is nothing at this path. {self.what_there_is}".strip())
 
     def _handle(self, call: Call, writer: Writer) -> None:
         """Have the request answered in a transaction. Raises Unavailable, and nothing else."""
