@@ -505,7 +505,8 @@ def test_uwsgi_without_threads_tells_that_no_mail_goes_out(run):
     # The newer one from PyPI always has threads.
     if not (uwsgi := shutil.which("uwsgi_python3")):
         pytest.skip("Debian's uWSGI is not installed: apt-get install uwsgi-plugin-python3")
-    command = [uwsgi, *UWSGI[1:], HTTP_SOCKET, f"--pythonpath={sysconfig.get_path('purelib')}"]
+    command = [uwsgi, *UWSGI[1:], HTTP_SOCKET]
+    command += [f"--pythonpath={path}" for path in (sysconfig.get_path("purelib"), ROOT)]
     server = run(command)
     trouble = "uWSGI runs no threads without --enable-threads"
     assert server.ask("GET", "/health").json["mail"]["error"] == trouble
