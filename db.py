@@ -20,10 +20,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING or not __package__:
     from plumbing import sqlite
     from plumbing.text import fold, name_key, same
+    from plumbing.worker import later
 else:
     from .plumbing import sqlite
     from .plumbing.text import fold, name_key, same
+    from .plumbing.worker import later
 
+DAY = 24 * 3600.0  # seconds
 Connection = sqlite.Connection
 Database = sqlite.Database
 
@@ -100,10 +103,13 @@ def _page(conn: Connection, what: str, places: str, values: dict[str, Any], limi
     return Page(b"[%b]" % (document or b""), None if id is None else (str(place), id))
 
 
-def list_by_id(conn: Connection, what: str, start: Start | None, limit: int) -> Page:
-    """All of "user" or "project", by id."""
-    places = f"SELECT '' AS place, id FROM {what}s WHERE id >= :start ORDER BY id"
-    return _page(conn, what, places, {"start": start[1] if start else 0}, limit)
+def list_by_id(
+    conn: Connection, what: str, start: Start | None, limit: int, email: str | None = None
+) -> Page:
+    """All of "user" or "project", or the user with that address, by id."""
+    filters = "id >= :start AND email = :email" if email else "id >= :start"
+    places = f"SELECT '' AS place, id FROM {what}s WHERE {filters} ORDER BY id"
+    return _page(conn, what, places, {"start": start[1] if start else 0, "email": email}, limit)
 
 
 @contextmanager
@@ -113,6 +119,26 @@ def _unique(conn: Connection, what: str, value: str) -> Iterator[None]:
         yield
     except conn.IntegrityError as error:
         raise Conflict(f"The {what} {value} is taken.") from error
+
+
+def recall(conn: Connection, key: str) -> tuple[str, str] | None:
+    """What was asked within a day with this Idempotency-Key, and what was answered."""
+    sql = "SELECT request, answer FROM answers WHERE key = :key AND answered_at > :yesterday"
+    row: tuple[str, str] | None
+    row = conn.execute(sql, {"key": key, "yesterday": later(conn.now, -DAY)}).fetchone()
+    return row
+
+
+def remember(conn: Connection, key: str, request: str, answer: str) -> None:
+    """Have recall() find the answer; some of the older ones are forgotten."""
+    values = {"key": key, "request": request, "answer": answer, "now": conn.now}
+    sql = """
+        DELETE FROM answers
+         WHERE key IN (SELECT key FROM answers WHERE answered_at <= :yesterday LIMIT 10)
+            OR key = :key"""
+    conn.execute(sql, {"key": key, "yesterday": later(conn.now, -DAY)})
+    sql = "INSERT INTO answers VALUES (:key, :request, :answer, :now)"
+    conn.execute(sql, values)
 
 
 # ---------------------------------------------------------------- users and projects
@@ -196,7 +222,7 @@ def list_tickets(
     conn: Connection,
     *,
     project_id: int | None = None,
-    assignee_id: int | None = None,
+    assignee_id: int | None = None,  # 0: nobody is assigned
     statuses: Sequence[str] = (),
     text: str = "",
     sort: str = "-created",
@@ -218,7 +244,8 @@ def list_tickets(
     any_status = ", ".join(f":{n}" for n in range(len(statuses)))
     any_status = f"status IN ({any_status})" if statuses else "TRUE"
     statuses = statuses or list(STATUSES)
-    indexed = len(text) >= 3 and _is_rare(conn, text, project_id or assignee_id or by_touch)
+    filtered = project_id or assignee_id is not None or by_touch
+    indexed = len(text) >= 3 and _is_rare(conn, text, filtered)
     # Of each part the id, as the index that leads it has it, and the rest of the query.
     if indexed:
         found = "ticket_texts CROSS JOIN tickets ON tickets.id = ticket_texts.rowid"
@@ -235,6 +262,8 @@ def list_tickets(
     filters = ""
     if project_id:
         filters += " AND project_id = :project"
+    if assignee_id == 0:
+        filters += " AND NOT EXISTS (SELECT 1 FROM assignments WHERE ticket_id = tickets.id)"
     if assignee_id and indexed:
         filters += """ AND EXISTS (SELECT 1 FROM assignments
                                     WHERE ticket_id = tickets.id AND user_id = :user)"""

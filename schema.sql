@@ -126,6 +126,16 @@ CREATE TABLE system (
 
 INSERT INTO system (only) VALUES (1);
 
+-- What was answered to a creation that came with an Idempotency-Key. It counts for a day.
+CREATE TABLE answers (
+    key         TEXT PRIMARY KEY,
+    request     TEXT NOT NULL,  -- a digest
+    answer      TEXT NOT NULL,
+    answered_at TEXT NOT NULL CHECK (answered_at IS strftime('%Y-%m-%dT%H:%M:%fZ', answered_at))
+) STRICT;
+
+CREATE INDEX answers_by_time ON answers (answered_at);
+
 -- ------------------------------------------------------------ the rules
 
 -- A ticket is never deleted: not by DELETE, not by INSERT OR REPLACE (which deletes

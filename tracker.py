@@ -49,6 +49,11 @@ def status(value: Any, fault: web.Fault) -> Any:
     return web.one_of(*db.STATUSES)(value.strip() if isinstance(value, str) else value, fault)
 
 
+def assignee(value: str, fault: web.Fault) -> Any:
+    """An id, or "none", which is told as 0."""
+    return 0 if value == "none" else web.id_in_query(value, fault)
+
+
 USER: dict[str, Rule] = {"name": web.line(3, 100), "email": web.email}
 PROJECT: dict[str, Rule] = {"name": web.line(3, 100)}
 TICKET: dict[str, Rule] = {
@@ -61,7 +66,7 @@ TICKET: dict[str, Rule] = {
 CHANGE: dict[str, Rule] = {**TICKET, "comment": web.optional(web.text(10_000))}  # why it is made
 TICKETS: dict[str, Rule | list[Rule]] = web.PAGE | {
     "project_id": web.id_in_query,
-    "assignee_id": web.id_in_query,
+    "assignee_id": assignee,
     "status": [status],
     "text": web.text(10_000),
     "sort": web.one_of("-created", "created", "updated", "-updated"),
@@ -102,9 +107,10 @@ def read_ticket(
 ROUTES = route = web.Routes()
 
 
-@route("GET", "/users", web.PAGE)
+@route("GET", "/users", web.PAGE | {"email": web.email})
 def list_users(call: Call) -> Answer:
-    page = db.list_by_id(call.conn, "user", call.start("users"), call.limit)
+    email = call.query.get("email")
+    page = db.list_by_id(call.conn, "user", call.start("users"), call.limit, email)
     return call.page(page.document, "users", page.next)
 
 
@@ -332,6 +338,7 @@ class Tracker(web.Application):
         super().__init__(ROUTES, database, problem_of, hosts)
         self.database, self.mailer = database, post
         self.url = self.user_key = ""  # where people find it; the variable that says who they are
+        self.recall, self.remember = db.recall, db.remember
 
     def start(self) -> None:
         """Begin to deliver mail, if that has not begun; each request does so, too."""

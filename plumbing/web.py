@@ -113,9 +113,14 @@ class Call:
     query: dict[str, Any] = field(default_factory=dict)
     others: list[tuple[str, str]] = field(default_factory=list)  # the query without `after`
     data: dict[str, Any] = field(default_factory=dict)  # the body
+    key: str | None = None  # the Idempotency-Key of a creation
     conn: Any = None  # until a transaction is begun
     after_commit: Callable[[], None] | None = None  # for what leaves the process
     answered: Answer = None  # type: ignore[assignment]  # until it is
+
+    def act(self) -> Answer:
+        """What the handler answers."""
+        return self.route.handler(self, **self.ids)
 
     def require_match(self, document: bytes) -> None:
         """Let only those write who know this state of the resource (RFC 9110, section 13).
@@ -405,6 +410,14 @@ def read_body(environ: Environ, media_types: tuple[str, ...]) -> dict[str, Any]:
     return parse_object(body)
 
 
+def read_key(environ: Environ) -> str | None:
+    """The Idempotency-Key of the request, if it has one. Raises Problem."""
+    key: str | None = environ.get("HTTP_IDEMPOTENCY_KEY")
+    if key is None or re.fullmatch("[ -~]{1,255}", key):
+        return key
+    raise Problem(400, "An Idempotency-Key must have 1 to 255 printable ASCII characters.")
+
+
 def parse_object(body: bytes) -> dict[str, Any]:
     """JSON in UTF-8 by the letter of RFC 8259, of which only an object is taken. Raises Problem."""
 
@@ -491,8 +504,12 @@ class Application:
     """Routes over a database, as a WSGI application.
 
     What protects it stands here around the routes, so that no way of mounting loses it.
-    `problem_of` is the one map from what went wrong to what the client is told.
+    `problem_of` is the one map from what went wrong to what the client is told. `recall` and
+    `remember` keep what was answered to the key of a creation: (request, answer), both text.
     """
+
+    recall: Callable[[Any, str], tuple[str, str] | None]
+    remember: Callable[[Any, str, str, str], None]
 
     def __init__(
         self,
@@ -569,6 +586,8 @@ class Application:
             # The whole body before the transaction, or a slow client would hold the lock.
             if call.route.takes:
                 call.data = read_body(environ, call.route.takes)
+            if call.route.takes and call.route.method == "POST":
+                call.key = read_key(environ)
         except Exception as error:
             call.answered = self._problem_of(error).answer
         return call
@@ -595,11 +614,28 @@ class Application:
         reading = call.route.method == "GET"
         try:
             with self._engine.read() if reading else writer.write() as call.conn:
-                call.answered = call.route.handler(call, **call.ids)
+                call.answered = self._answer_once(call, call.key) if call.key else call.act()
         except Unavailable:
             raise
         except Exception as error:
             call.answered = self._problem_of(error).answer
+
+    def _answer_once(self, call: Call, key: str) -> Answer:
+        """Create, or answer what the first request with this key was answered. Raises Problem.
+
+        Both are in one transaction, so neither a crash nor another process comes in between.
+        """
+        said = json.dumps([call.environ["PATH_INFO"], call.data], sort_keys=True)
+        request = hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
+        if known := self.recall(call.conn, key):
+            if known[0] != request:
+                raise Problem(422, "This Idempotency-Key came with another request before.")
+            status, headers, body = json.loads(known[1])
+            return Answer(status, headers, body.encode())
+        answer = call.act()
+        told = json.dumps([answer.status, answer.headers, answer.body.decode()])
+        self.remember(call.conn, key, request, told)
+        return answer
 
     def _answer_alone(self, call: Call) -> None:
         try:

@@ -439,6 +439,11 @@ def ids(answer):
         ("project_id=99", []),
         ("assignee_id=2", [5, 4, 2]),
         ("assignee_id=2&sort=-updated", [2, 5, 4]),
+        ("assignee_id=none", [3]),
+        ("assignee_id=none&sort=updated&status=closed&status=open", [3]),
+        ("assignee_id=none&text=database", [3]),
+        ("assignee_id=none&text=da&project_id=2", [3]),
+        ("assignee_id=none&project_id=1", []),
         ("status=closed", [5, 3]),
         ("status=closed&status=open", [6, 5, 4, 3]),
         ("status=in+progress", [2, 1]),
@@ -470,6 +475,14 @@ def test_filters_combine_and_sort(api, board, query, expected):
     assert ids(api.get(f"/tickets?{query}")) == expected
 
 
+def test_a_user_is_found_by_address_without_regard_to_case(api, cast):
+    dave = api.get("/users/2").json
+    for address in ("dave@example.com", "DAVE@Example.com", "%20dave@example.com%20"):
+        assert api.get(f"/users?email={address}").json == [dave]
+    assert api.get("/users?email=dave@example.org").json == []
+    assert api.get("/users?email=dave%2Bx@example.com&limit=1").json == []
+
+
 @pytest.mark.parametrize("query", ["text=quick", "text=qu", "text=slow"])
 def test_search_follows_what_a_change_made_of_the_text(api, cast, query):
     api.ticket(title="The quick fox")
@@ -490,6 +503,10 @@ def test_search_follows_what_a_change_made_of_the_text(api, cast, query):
         ("/tickets", "project_id=", "project_id"),
         ("/tickets", "project_id=%D9%A1", "project_id"),
         ("/tickets", "assignee_id=1.0", "assignee_id"),
+        ("/tickets", "assignee_id=nobody", "assignee_id"),
+        ("/users", "email=max", "email"),
+        ("/users", "email=", "email"),
+        ("/projects", "email=max@example.com", "email"),
         ("/tickets", "assignee_id=" + "9" * 30, "assignee_id"),
         ("/tickets", "limit=0", "limit"),
         ("/tickets", "limit=201", "limit"),

@@ -141,6 +141,8 @@ def test_what_is_in_use_stays_also_where_foreign_keys_are_off(sql, statement):
         {"statuses": ["open", "closed"], "sort": "-updated"},
         {"statuses": ["open", "closed"], "project_id": 1, "sort": "updated"},
         {"assignee_id": 1},
+        {"assignee_id": 0},
+        {"assignee_id": 0, "project_id": 1, "sort": "-updated"},
         {"text": "database"},
         {"start": ("2026", 50)},
         {"start": ("2026", 50), "sort": "-updated"},
@@ -283,6 +285,22 @@ def test_a_database_of_the_first_schema_is_brought_forward_and_loses_nothing(mak
     for text in ("SEARCH: SS", "First\nsecond", "ticket 69"):
         assert len(api.get("/tickets", {"text": text}).json) == 1
     assert api.ticket(assignees=[1])["id"] == 73
+
+
+def test_a_database_of_the_second_schema_is_brought_forward_and_loses_nothing(make_app, tmp_path):
+    path = tmp_path / "old.db"
+    shutil.copy(Path(__file__).with_name("schema2.sqlite"), path)  # as commit e048d0d wrote it
+    before = contents(path)
+    make_app(database=path)
+    assert contents(path) == before | {"answers": []}
+    assert Api(make_app(database=path)).get("/tickets?text=ticket+one").json[0]["id"] == 2
+
+
+def contents(path):
+    """All rows of all tables."""
+    with closing(sqlite3.connect(path)) as conn:
+        tables = conn.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
+        return {name: conn.execute(f'SELECT * FROM "{name}"').fetchall() for (name,) in tables}
 
 
 def test_mail_of_the_first_schema_goes_out_with_the_ids_that_it_had(tmp_path, mail_server, clock):

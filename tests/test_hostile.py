@@ -672,6 +672,8 @@ NO_IDS += ["1%20OR%201=1", "true", "[1]", "9" * 5_000]
 NO_STATUSES = ["", "Open", "all", "open,closed", "open%00", "in_progress", "0", "%EF%BB%BFopen"]
 NO_SORTS = ["", "title", "--created", "+created", "created,updated", "created%20DESC", "Created"]
 NO_STATES = ["", "Sent", "all", "sent%00", "sent,failed", "%20sent"]
+NO_ADDRESSES = ["", "max", "@", "a@b", "max@example.com,dave@example.com", "max@example.com%00"]
+NO_ADDRESSES += ["%22a%20b%22@example.com", "ma%CC%88x@example.com", "a" * 65 + "@example.com"]
 NO_TEXTS = ["%00", "a%00b", "a%1Bb", "%C2%85x%C2%9B", "x" * 10_001, "%" * 50_000]
 
 
@@ -702,7 +704,8 @@ QUERIES = {
     "limit": NO_LIMITS,
     "after": NO_CURSORS + FORGED,
     "project_id": NO_IDS,
-    "assignee_id": NO_IDS,
+    "assignee_id": [*NO_IDS, "None", "none%20", "null", "nobody"],
+    "email": NO_ADDRESSES,
     "ticket_id": NO_IDS,
     "status": NO_STATUSES,
     "sort": NO_SORTS,

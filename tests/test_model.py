@@ -164,7 +164,7 @@ class Model:
             id
             for id, ticket in self.tickets.items()
             if project_id in (None, ticket.project_id)
-            and (assignee_id is None or assignee_id in ticket.assignees)
+            and (assignee_id is None or assignee_id in (ticket.assignees or {"none"}))
             and (not status or ticket.status in status)
             and any(
                 alike(text.strip()) in alike(place)
@@ -462,7 +462,13 @@ SORT = st.sampled_from(SORTS)
 # Asked in turn, one after each call.
 QUERIES = [
     {"sort": sort} | query
-    for query in ({}, {"assignee_id": 1}, {"text": "E\u0301c"}, {"project_id": 1, "status": "open"})
+    for query in (
+        {},
+        {"assignee_id": 1},
+        {"assignee_id": "none"},
+        {"text": "E\u0301c"},
+        {"project_id": 1, "status": "open"},
+    )
     for sort in SORTS
 ]
 CAST = {"Max": "max@example.com", "Dave": "dave@gone.example", "Yaris": "yaris@full.example"}
@@ -521,6 +527,7 @@ class Calls(RuleBasedStateMachine):
             db.begin_delivery(conn, "example.com")
         self.app = tracker.create_app(path, smtp="", clock=self.clock, allowed_hosts=[])
         self.api = Api(self.app)
+        self.created = []  # (when, path, body, key, answer)
         for name, email in CAST.items():
             self.create_user({"name": name, "email": email})
         for name in ("Website", "Intranet"):
@@ -534,10 +541,10 @@ class Calls(RuleBasedStateMachine):
         self.mailer.database.close()
         self.directory.cleanup()
 
-    def call(self, method, path, body=None, careful=False):
+    def call(self, method, path, body=None, careful=False, **headers):
         """(the answer, what the caller knew of the resource)"""
         self.clock.advance(milliseconds=next(self.ticks))
-        more, known = {"headers": {}}, ANYTHING
+        more, known = {"headers": headers}, ANYTHING
         resource = path.partition("/assignees")[0]
         if careful and resource in self.seen:
             more["headers"]["If-Match"], known = self.seen[resource]
@@ -562,12 +569,31 @@ class Calls(RuleBasedStateMachine):
         return not refused
 
     def create(self, path, body, act, shows):
-        answer, _ = self.call("POST", path, body)
+        key = {"Idempotency-Key": f"key {len(self.created)}"}
+        answer, _ = self.call("POST", path, body, **key)
         id = answer.json.get("id")
         if not self.agree(answer, 201, act, id, body, shows=shows):
             return multiple()
         assert answer.headers["Location"] == f"{path}/{id}"
+        self.created.append((self.clock(), path, body, key, answer))
         return id
+
+    @rule(which=st.integers(1, 9), spoil=st.booleans())
+    def repeat_a_creation(self, which, spoil):
+        made_at, path, body, key, first = self.created[-which % len(self.created)]
+        if self.clock() - made_at < timedelta(days=1):
+            answer, _ = self.call("POST", path, body | {"more": 1} if spoil else body, **key)
+            assert (answer.status_code, answer.body) == (
+                (422, answer.body) if spoil else (201, first.body)
+            )
+
+    @rule(email=EMAIL.map("".join))
+    def find_a_user_by_address(self, email):
+        found = self.all("/users", email=email)
+        ids = [
+            id for id in self.model.users if alike(self.model.users[id]["email"]) == alike(email)
+        ]
+        assert found == [self.model.user(id) for id in ids]
 
     # Users and projects
 
@@ -660,7 +686,7 @@ class Calls(RuleBasedStateMachine):
         query=body(
             {},
             project_id=PROJECTS,
-            assignee_id=USERS,
+            assignee_id=USERS | st.just("none"),
             status=st.lists(STATUS, max_size=3),
             text=WORDS | st.sampled_from(["", " ", '"', "%"]),
             sort=SORT,
