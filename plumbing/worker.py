@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import random
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -67,7 +68,13 @@ class Worker:
             # Only present in uWSGI, whose older versions run no threads unless told.
             if not getattr(sys.modules.get("uwsgi"), "has_threads", True):
                 raise RuntimeError("uWSGI runs no threads without --enable-threads")
-            thread.start()
+            # Signals are for the server: of two at once the second meets another thread, and
+            # uWSGI ends its process in whichever that is, where it waits for ever.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            try:
+                thread.start()  # with this mask
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         except RuntimeError as error:
             if not self.trouble:
                 log.warning("The %s cannot start: %s", self._name, error)
