@@ -401,15 +401,17 @@ def read_body(environ: Environ, media_types: tuple[str, ...]) -> dict[str, Any]:
         raise Problem(415, f"The body must be labelled Content-Type: {media_types[0]}.")
     # Not by Bottle: it would decode chunks once more that the server has decoded.
     length = environ.get("CONTENT_LENGTH") or ""
-    if environ.get("wsgi.input_terminated") and not length:
-        body: bytes = environ["wsgi.input"].read(MAX_BODY + 1)
-    elif "HTTP_TRANSFER_ENCODING" in environ or not re.fullmatch("[0-9]{0,18}", length):
-        raise Problem(400, "The length of the body is not known.")
-    else:
-        size = min(int(length or 0), MAX_BODY + 1)
-        body = environ["wsgi.input"].read(size)
-        if len(body) < size:
-            raise Problem(400, "The body is shorter than its Content-Length says.")
+    ends = bool(environ.get("wsgi.input_terminated") and not length)  # by itself
+    known = re.fullmatch("[0-9]{0,18}", length) and "HTTP_TRANSFER_ENCODING" not in environ
+    if not (ends or known):
+        raise Problem(400, "The length of the body is not known: send it as Content-Length.")
+    size = MAX_BODY + 1 if ends else min(int(length or 0), MAX_BODY + 1)
+    try:
+        body: bytes = environ["wsgi.input"].read(size)
+    except Exception as error:  # each server has its own for a client that breaks off
+        raise Problem(400, "The body breaks off, or its chunks are not well formed.") from error
+    if len(body) < size and not ends:
+        raise Problem(400, "The body is shorter than its Content-Length says.")
     if len(body) > MAX_BODY:
         raise Problem(413, f"The body is larger than {MAX_BODY:,} bytes.")
     return parse_object(body)
