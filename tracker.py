@@ -317,7 +317,9 @@ def health(call: Call) -> Answer:
 
 @route("GET", "/openapi.json")
 def openapi(call: Call) -> Answer:
-    return call.answer(Path(__file__).with_name("openapi.json").read_bytes())
+    document = json.loads(Path(__file__).with_name("openapi.json").read_bytes())
+    document["servers"][0]["url"] = call.url("") or "/"
+    return call.answer(json.dumps(document).encode())
 
 
 # ---------------------------------------------------------------- the application
