@@ -165,7 +165,9 @@ function check(holds: boolean): asserts holds {
 await client.POST("/users", { body: { name: "Max", email: "max@example.com" } });
 await client.POST("/projects", { body: { name: "Website" } });
 const created = await client.POST("/tickets", {
-  body: { title: "Fix it", description: "It is slow", project_id: 1, status: "open", assignees: [1] },
+  body: {
+    title: "Fix it", description: "It is slow", project_id: 1, status: "open", assignees: [1],
+  },
   params: { header: { "Idempotency-Key": "lost" } },
 });
 check(created.response.headers.get("Location") === "/tickets/1");
@@ -180,9 +182,11 @@ const same = await client.PUT("/tickets/{ticket_id}", { params: { path, header }
 check(same.data?.updated_at === null && same.data.assignees[0].name === "Max");
 
 // null clears, absent stays.
-const closed = await client.PATCH("/tickets/{ticket_id}", { params: { path }, body: { status: "closed" } });
+const patch = (body: components["schemas"]["TicketPatch"]) =>
+  client.PATCH("/tickets/{ticket_id}", { params: { path }, body });
+const closed = await patch({ status: "closed" });
 check(closed.data?.description === "It is slow");
-const cleared = await client.PATCH("/tickets/{ticket_id}", { params: { path }, body: { description: null } });
+const cleared = await patch({ description: null });
 check(cleared.data?.description === null);
 const history = await client.GET("/tickets/{ticket_id}/history", { params: { path } });
 check(history.data?.[0].changes.status?.to === "closed");
@@ -224,9 +228,10 @@ def test_a_typescript_client_compiles_and_walks_through_all_of_it(start, tmp_pat
     (tmp_path / "package.json").write_text('{"type": "module"}')
     (tmp_path / "walk.ts").write_text(WALK)
     tools = ("openapi-typescript@7.13.0", "openapi-fetch@0.17.0", "typescript@5.9.3")
-    quietly = ("--prefer-offline", "--no-audit", "--no-fund", "--fetch-retries=0")
-    if (install := run("npm", "install", *quietly, *tools)).returncode:
-        pytest.skip(f"npm cannot install the compiler: {install.stderr[-200:]}")
+    quietly = ("--prefer-offline", "--no-audit", "--no-fund")
+    patience = ("--fetch-retries=0", "--fetch-timeout=20000")
+    if (install := run("npm", "install", *quietly, *patience, *tools)).returncode:
+        pytest.skip(f"npm cannot install the compiler: {install.stderr[:200]}")
     for command in (
         ["openapi-typescript", ROOT / "openapi.json", "-o", "api.d.ts"],
         ["tsc", "--strict", "--target", "es2022", "--module", "es2022"]
