@@ -299,7 +299,9 @@ def test_what_others_do_appears_and_leaves_alone_what_one_reads_and_types(visit,
     client.ticket("Ticket no. 30")
     expect(card(page, "Ticket no. 30")).to_have_count(1)
     assert last.bounding_box() == place
-    assert page.locator(".card").evaluate_all("cards => cards.filter(c => c.untouched).length") == 30
+    assert (
+        page.locator(".card").evaluate_all("cards => cards.filter(c => c.untouched).length") == 30
+    )
     client.change(1, title="A better title")
     expect(card(page, "A better title")).to_have_count(1)
     assert titles(page, "open")[-1] == "A better title"
@@ -546,7 +548,9 @@ def test_hostile_titles_are_text_and_nothing_scrolls_sideways(visit, client):
     assert arabic.evaluate("node => getComputedStyle(node).direction") == "rtl"
     for view in ("", "tickets/4", "tickets/new", "users", "projects"):
         page.goto(f"{client.url}/#/{view}")
-        expect(page.locator(".card, form.split, .item").locator("visible=true").first).to_be_visible()
+        expect(
+            page.locator(".card, form.split, .item").locator("visible=true").first
+        ).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") == 320, view
 
 
@@ -578,9 +582,7 @@ def test_a_tab_in_the_background_asks_nothing(visit, client):
     expect(card(page, "Write the manual")).to_be_visible()
 
 
-def test_a_server_that_is_away_is_told_and_what_was_typed_is_saved_when_it_is_back(
-    visit, start
-):
+def test_a_server_that_is_away_is_told_and_what_was_typed_is_saved_when_it_is_back(visit, start):
     server = start("--quiet")
     client = Client(server.url)
     client.cast()
