@@ -67,14 +67,18 @@ def fill(api, clock):
         clock.now = today - timedelta(days=days)
         body = {"title": title, "project_id": project, "assignees": assignees}
         api.post_json("/tickets", body | {"status": "open" if title == WORK[-1][-1] else status})
+    lost = (
+        "Orders of the last hour are missing. The log says 'database is locked' 14 times.\n\n"
+        "Steps:\n1. Open the shop in two tabs.\n2. Order in both at once."
+    )
+    load = (
+        "It happens only under load. With one tab I saw it never, with ten at every second order."
+    )
     story = [
         ("Dave Okafor", 7, {"status": "in progress", "comment": "I can see it on my machine."}),
-        ("Max Weber", 3, {"assignees": [1, 2], "description": "Orders of the last hour are missing."
-            " The log says \"database is locked\" 14 times.\n\nSteps:\n1. Open the shop in two tabs."
-            "\n2. Order in both at once."}),
-        ("Yaris Demir", 1, {"comment": "It happens only under load. With one tab I saw it never,"
-            " with ten at every second order."}),
-    ]  # fmt: skip
+        ("Max Weber", 3, {"assignees": [1, 2], "description": lost}),
+        ("Yaris Demir", 1, {"comment": load}),
+    ]
     for by, hours, change in story:
         clock.now = today - timedelta(hours=hours)
         api.patch_json(f"/tickets/{len(WORK)}", change, extra_environ={"REMOTE_USER": by})

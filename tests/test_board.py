@@ -9,12 +9,14 @@ import re
 import shutil
 import threading
 import urllib.request
+from datetime import datetime
 from types import SimpleNamespace
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import DAVE, MAX, ROOT, Api, eventually
+from conftest import DAVE, MAX, ROOT, eventually
 from playwright.sync_api import expect, sync_playwright
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.serving import make_server
@@ -55,7 +57,7 @@ def visit(browser):
             complaints.append(message.text)
 
     def open_page(url, **settings):
-        contexts.append(browser.new_context(locale="en-GB", **settings))
+        contexts.append(browser.new_context(**{"locale": "en-GB", **settings}))
         page = contexts[-1].new_page()
         page.set_default_timeout(30_000)
         page.on("console", complain)
@@ -555,9 +557,13 @@ def test_hostile_titles_are_text_and_nothing_scrolls_sideways(visit, client):
 
 
 def test_times_are_in_the_language_and_zone_of_the_reader(visit, client):
-    client.ticket()
-    page = visit(client.url)
-    expect(card(page, "Fix the database").locator("time")).to_have_attribute("lang", "en-GB")
+    created_at = datetime.fromisoformat(client.ticket()["created_at"])
+    page = visit(client.url, locale="de-DE", timezone_id="Asia/Tokyo")
+    time = card(page, "Fix the database").locator("time")
+    expect(time).to_have_text(re.compile("jetzt|vor [0-9]+ Sekunden?"))
+    expect(time).to_have_attribute("lang", "de-DE")
+    there = created_at.astimezone(ZoneInfo("Asia/Tokyo"))
+    expect(time).to_have_attribute("title", f"{there:%-d.%-m.%Y, %H:%M:%S}")
 
 
 def test_a_tab_in_the_background_asks_nothing(visit, client):
