@@ -374,7 +374,7 @@ def test_who_was_slower_sees_both_versions_and_chooses(visit, client, choice):
     field(dave, "Status").select_option("Closed")
     button(dave, "Save").click()
     expect(dave.locator("#said")).to_have_text("Saved.")
-    expect(max_.locator(".meanwhile")).to_contain_text("Somebody else changed this ticket")
+    expect(max_.locator(".meanwhile")).to_contain_text("Somebody else changed it.")
     button(max_, "Save").click()
     dialog = max_.get_by_role("dialog")
     for version in ("The version of Max", "The version of Dave", "Closed", "not changed by you"):
