@@ -10,6 +10,7 @@ import shutil
 import threading
 import urllib.request
 from datetime import datetime
+from itertools import takewhile
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
@@ -329,7 +330,9 @@ def test_ten_thousand_tickets_are_there_after_four_requests_and_more_come_by_scr
     page = visit(start("--quiet").url)
     expect(card(page, "No. 9999")).to_be_visible()
     expect(column(page, "open").locator(".count")).to_have_text("3334")
-    assert len(page.asked) <= 4, page.asked
+    # Then the page begins to look what others do, with a request for what was touched last.
+    first_view = list(takewhile(lambda url: not url.endswith("&limit=1"), page.asked))
+    assert len(first_view) <= 4, first_view
     shown = column(page, "open").locator(".card")
     for more in (100, 200, 300):
         shown.last.scroll_into_view_if_needed()
@@ -583,7 +586,8 @@ def test_a_tab_in_the_background_asks_nothing(visit, client):
     before = len(page.asked)
     client.ticket("Write the manual")
     page.clock.run_for(60_000)
-    assert len(page.asked) == before
+    page.evaluate("fetch('health')")  # what was asked before is told before
+    assert [urlsplit(url).path for url in page.asked[before:]] == ["/health"]
     page.evaluate(hide, False)
     expect(card(page, "Write the manual")).to_be_visible()
 
