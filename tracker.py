@@ -315,6 +315,11 @@ def health(call: Call) -> Answer:
     return call.answer(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode())
 
 
+@route("GET", "/")
+def board(call: Call) -> Answer:
+    return call.html(Path(__file__).with_name("board.html").read_bytes())
+
+
 @route("GET", "/openapi.json")
 def openapi(call: Call) -> Answer:
     document = json.loads(Path(__file__).with_name("openapi.json").read_bytes())

@@ -144,8 +144,6 @@ def test_location_of_a_prefix_beyond_ascii_is_percent_encoded(api):
         (403, "POST", "/projects", {"headers": {"Origin": "https://evil.example"}}),
         (404, "GET", "/users/7", {}),
         (404, "GET", "/there/is/nothing", {}),
-        (404, "GET", "/", {}),
-        (404, "GET", "/tracker", {}),
         (405, "DELETE", "/tickets/1", {}),
         (413, "POST", "/users", {"params": b" " * 65537, "content_type": "application/json"}),
         (415, "POST", "/users", {"params": b"{}", "content_type": "text/plain"}),
@@ -154,6 +152,13 @@ def test_location_of_a_prefix_beyond_ascii_is_percent_encoded(api):
 )
 def test_problems_stay_problems_under_a_prefix(mounted, status, method, path, more):
     assert mounted.problem(method, path, **more)["status"] == status
+
+
+def test_the_page_is_there_with_and_without_a_slash_behind_the_prefix(mounted):
+    for path in ("/tracker", "/tracker/"):
+        page = mounted.get(path, status=200)
+        assert page.content_type == "text/html"
+        mounted.get(path, headers={"If-None-Match": page.headers["ETag"]}, status=304)
 
 
 def test_405_under_a_prefix_says_what_is_allowed(mounted):
