@@ -170,6 +170,13 @@ class Call:
         return (after.place, after.id) if after else None
 
     @property
+    def user(self) -> str | None:
+        """Who makes the request, as the host application or a proxy says, if one does."""
+        given = self.environ.get("REMOTE_USER") or self.environ.get(self.app.user_key) or ""
+        given = given.encode("latin-1", "replace").decode("utf-8", "replace").strip()  # WSGI's way
+        return given[:254] if given and not fault_of_line(given) else None
+
+    @property
     def limit(self) -> int:
         """How many items a page has at most."""
         return int(self.query.get("limit", 50))
@@ -313,9 +320,20 @@ def one_of(*values: str) -> Rule:
     return rule
 
 
+def word(*values: str) -> Rule:
+    """The same, with margins that are cut off."""
+    rule = one_of(*values)
+    return lambda value, fault: rule(value.strip() if isinstance(value, str) else value, fault)
+
+
 def id_in_query(value: str, fault: Fault) -> Any:
     """An id in a query."""
     return int(value) if re.fullmatch(ID, value) else fault("must be an id")
+
+
+def id_or_none(value: str, fault: Fault) -> Any:
+    """An id in a query, or "none", which is told as 0."""
+    return 0 if value == "none" else id_in_query(value, fault)
 
 
 ID = r"[1-9][0-9]{0,17}"
