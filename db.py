@@ -57,6 +57,7 @@ def open_database(
     location: str | os.PathLike[str],
     clock: Callable[[], datetime] = sqlite.utc_now,
     progress: Callable[[str], None] = lambda text: None,
+    only_read: bool = False,
 ) -> Database:
     """The tracker database at `location`, created or brought forward. Raises Unavailable."""
     here = Path(__file__).parent
@@ -66,7 +67,7 @@ def open_database(
         upgrades=[file.read_text("utf-8") for file in sorted(here.glob("upgrades/*.sql"))],
         functions={"fold": fold, "name_key": name_key},
     )
-    return Database(location, schema, clock, progress)
+    return Database(location, schema, clock, progress, only_read)
 
 
 # ---------------------------------------------------------------- documents and pages

@@ -379,20 +379,27 @@ def bad_query(errors: list[dict[str, str]]) -> Problem:
 # ---------------------------------------------------------------- reading a request
 
 
-def guard(environ: Environ, allowed_hosts: set[str]) -> None:
+def guard(environ: Environ, allowed_hosts: set[str], how_to_allow: str) -> None:
     """Keep out what the page of another site, open in a user's browser, may send. Raises Problem.
 
-    Loopback names are always allowed; "*" allows all.
+    Loopback names are always allowed; "*" allows all. `how_to_allow` says how to allow "{0}".
     """
     host = environ.get("HTTP_HOST", "").lower()
     name = name_of(host)
     if not (is_loopback(name) or allowed_hosts & {name, "*"}):
-        raise Problem(403, f"The host {host!r} is not served here; --allow-host would allow it.")
+        hint = how_to_allow.format(name) if name else "It is not the name of a host."
+        raise Problem(403, f"The host {host[:300]!r} is not served here. {hint}")
     method = environ["REQUEST_METHOD"]
     if method not in ("GET", "HEAD", "OPTIONS"):
         origin = environ.get("HTTP_ORIGIN")
-        own = origin is None or _without_port(origin.partition("://")[2]) == _without_port(host)
-        if not own or environ.get("HTTP_SEC_FETCH_SITE") in ("cross-site", "same-site"):
+        if origin is not None and _without_port(origin.partition("://")[2]) != _without_port(host):
+            raise Problem(
+                403,
+                f"A page of another site may not write here: it is of {origin[:300]!r}, and the"
+                f" request is to {host!r}. A proxy in between must pass Host on as it came, with"
+                " its port; X-Forwarded-Host does not count.",
+            )
+        if environ.get("HTTP_SEC_FETCH_SITE") in ("cross-site", "same-site"):
             raise Problem(403, "A page of another site may not write here.")
     if not method.isupper():  # Bottle would take "delete" for DELETE
         raise Problem(400, "The method must be in capital letters.")
@@ -426,15 +433,17 @@ def read_body(environ: Environ, media_types: tuple[str, ...]) -> dict[str, Any]:
         raise Problem(415, f"The body must be labelled Content-Type: {media_types[0]}.")
     # Not by Bottle: it would decode chunks once more that the server has decoded.
     length = environ.get("CONTENT_LENGTH") or ""
-    if environ.get("wsgi.input_terminated") and not length:
-        body: bytes = environ["wsgi.input"].read(MAX_BODY + 1)
-    elif "HTTP_TRANSFER_ENCODING" in environ or not re.fullmatch("[0-9]{0,18}", length):
-        raise Problem(400, "The length of the body is not known.")
-    else:
-        size = min(int(length or 0), MAX_BODY + 1)
-        body = environ["wsgi.input"].read(size)
-        if len(body) < size:
-            raise Problem(400, "The body is shorter than its Content-Length says.")
+    ends = bool(environ.get("wsgi.input_terminated") and not length)  # by itself
+    known = re.fullmatch("[0-9]{0,18}", length) and "HTTP_TRANSFER_ENCODING" not in environ
+    if not (ends or known):
+        raise Problem(400, "The length of the body is not known: send it as Content-Length.")
+    size = MAX_BODY + 1 if ends else min(int(length or 0), MAX_BODY + 1)
+    try:
+        body: bytes = environ["wsgi.input"].read(size)
+    except Exception as error:  # each server has its own for a client that breaks off
+        raise Problem(400, "The body breaks off, or its chunks are not well formed.") from error
+    if len(body) < size and not ends:
+        raise Problem(400, "The body is shorter than its Content-Length says.")
     if len(body) > MAX_BODY:
         raise Problem(413, f"The body is larger than {MAX_BODY:,} bytes.")
     return parse_object(body)
@@ -538,6 +547,8 @@ class Application:
     `remember` keep what was answered to the key of a creation: (request, answer), both text.
     """
 
+    how_to_allow = ""  # the words for whoever asks for a host that is not allowed
+    what_there_is = ""  # and for a path that does not exist
     recall: Callable[[Any, str], tuple[str, str] | None]
     remember: Callable[[Any, str, str, str], None]
 
@@ -560,11 +571,15 @@ class Application:
         """Called at each request; a service begins here what it does beside answering."""
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
+        return send(self.answer(environ), environ, start_response)
+
+    def answer(self, environ: Environ) -> Answer:
+        """The answer to a request by itself."""
         self.start()
         call = self._receive(environ)
         self._answer_alone(call)
         self._log(call)
-        return send(call.answered, environ, start_response)
+        return call.answered
 
     def answer_together(self, environs: Iterator[Environ]) -> list[Answer]:
         """The answers to many writes that share one commit.
@@ -609,7 +624,7 @@ class Application:
         """Read a request; what is wrong with it is its answer already."""
         call = Call(self, environ, time.perf_counter())
         try:
-            guard(environ, self.allowed_hosts)
+            guard(environ, self.allowed_hosts, self.how_to_allow)
             call.route, call.ids = self._match(environ)
             if query := environ.get("QUERY_STRING", ""):
                 call.query, call.others = read_query(query, call.route.query)
@@ -635,7 +650,7 @@ class Application:
                 raise Problem(
                     405, f"This path knows only {allow}.", headers={"Allow": allow}
                 ) from None
-        raise Problem(404, "There is nothing at this path; /openapi.json tells what there is.")
+        raise Problem(404, f"There is nothing at this path. {self.what_there_is}".strip())
 
     def _handle(self, call: Call, writer: Writer) -> None:
         """Have the request answered in a transaction. Raises Unavailable, and nothing else."""

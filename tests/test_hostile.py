@@ -1005,7 +1005,7 @@ WIRE = [
     ("the absolute form", get(b"http://localhost/users"), {200}),
     ("the absolute form of another host", get(b"http://evil.example/users"), {200, 403}),
     ("the absolute form of no host", get(b"http:///users"), HARMLESS),
-    ("a port that is none", get(b"http://localhost:abc/users"), HARMLESS),
+    ("a port that is none", get(b"http://localhost:abc/users"), 403),
     ("a script as a target", get(b"javascript:alert(1)"), 404),
     ("an authority as a target", get(b"evil.example:443", method=b"CONNECT"), {400, 404, 405}),
     ("a star as a target", get(b"*"), 404),

@@ -157,7 +157,8 @@ def test_it_is_started_as_a_module_as_well(installed, tmp_path):
             capture_output=True,
             text=True,
         )
-        assert (done.stderr, done.returncode) == ("tracker: there is no database tickets.db\n", 1)
+        said = "tracker: --db (TRACKER_DB): tickets.db: There is no such database.\n"
+        assert (done.stderr, done.returncode) == (said, 1)
 
 
 FOREIGN = """
