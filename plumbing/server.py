@@ -61,7 +61,6 @@ def serve(
             host=host,
             port=port,
             max_request_header_size=64 * 1024,
-            outbuf_overflow=16 * 2**20,  # beyond it a temporary file, which may not be to be had
             max_request_body_size=8 * MAX_BODY,  # as chunks, each with its overhead
             log_socket_errors=False,  # clients may go when they like
             clear_untrusted_proxy_headers=False,  # nobody looks at them
