@@ -345,7 +345,6 @@ class Tracker(web.Application):
         post = given["smtp"] or message.Console(output or sys.stdout)
         self.database = db.open_database(given["database"], clock, terminal.show_progress)
         self.mailer = mailer.Mailer(self.database, post, whom)
-        self.recall, self.remember = db.recall, db.remember
         super().__init__(ROUTES, self.database, problem_of, hosts)
 
     def start(self) -> None:
