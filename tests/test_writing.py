@@ -157,6 +157,7 @@ def test_nobody_is_told_of_what_was_not_committed(start, database):
         told = list(pool.map(lambda _: send(server, "POST", "/users", user), range(64)))
     # Not 409: that somebody else has the address was seen in a transaction that was lost.
     assert {status for status, _ in told} == {503}
+    assert send(server, "GET", "/projects/1")[0] == 200
     resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, unlimited)
     eventually(lambda: send(server, "POST", "/users", user)[0] in (201, 409))
     assert len(send(server, "GET", "/users")[1]) == 1
@@ -277,6 +278,7 @@ def test_a_lock_that_cannot_be_had_is_503_and_leaks_nothing(app, api, database):
     os.mkdir(lock)
     for n in range(150):
         assert api.post_json("/projects", {"name": f"Project {n}"}, status="*").status_code == 503
+    assert "locked" in api.problem("GET", "/health")["detail"]
     os.rmdir(lock)
     assert len(os.listdir("/proc/self/fd")) <= before
     assert api.project("Shop")
