@@ -773,7 +773,7 @@ def test_a_wrong_url_is_told_in_one_line_that_says_what_to_do(make_app, url):
 def test_a_password_beyond_ascii_is_refused_at_once_and_not_shown(make_app):
     with pytest.raises(ValueError, match=r"--smtp \(TRACKER_SMTP\)") as refusal:
         make_app(smtp="smtp://max:p\xe4ssword@mail.example.com")
-    assert "ssword" not in str(refusal.value)
+    assert "p\xe4ss" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
