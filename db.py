@@ -20,13 +20,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING or not __package__:
     from plumbing import sqlite
     from plumbing.text import fold, name_key, same
-    from plumbing.worker import later
 else:
     from .plumbing import sqlite
     from .plumbing.text import fold, name_key, same
-    from .plumbing.worker import later
 
-DAY = 24 * 3600.0  # seconds
 Connection = sqlite.Connection
 Database = sqlite.Database
 
@@ -120,26 +117,6 @@ def _unique(conn: Connection, what: str, value: str) -> Iterator[None]:
         yield
     except conn.IntegrityError as error:
         raise Conflict(f"The {what} {value} is taken.") from error
-
-
-def recall(conn: Connection, key: str) -> tuple[str, str] | None:
-    """What was asked within a day with this Idempotency-Key, and what was answered."""
-    sql = "SELECT request, answer FROM answers WHERE key = :key AND answered_at > :yesterday"
-    row: tuple[str, str] | None
-    row = conn.execute(sql, {"key": key, "yesterday": later(conn.now, -DAY)}).fetchone()
-    return row
-
-
-def remember(conn: Connection, key: str, request: str, answer: str) -> None:
-    """Have recall() find the answer; some of the older ones are forgotten."""
-    values = {"key": key, "request": request, "answer": answer, "now": conn.now}
-    sql = """
-        DELETE FROM answers
-         WHERE key IN (SELECT key FROM answers WHERE answered_at <= :yesterday LIMIT 10)
-            OR key = :key"""
-    conn.execute(sql, {"key": key, "yesterday": later(conn.now, -DAY)})
-    sql = "INSERT INTO answers VALUES (:key, :request, :answer, :now)"
-    conn.execute(sql, values)
 
 
 # ---------------------------------------------------------------- users and projects

@@ -52,30 +52,20 @@ MOST_ASSIGNEES = 100
 REQUIRED = "is required"
 
 
-def status(value: Any, fault: web.Fault) -> Any:
-    """One of the three."""
-    return web.one_of(*db.STATUSES)(value.strip() if isinstance(value, str) else value, fault)
-
-
-def assignee(value: str, fault: web.Fault) -> Any:
-    """An id, or "none", which is told as 0."""
-    return 0 if value == "none" else web.id_in_query(value, fault)
-
-
 USER: dict[str, Rule] = {"name": web.line(3, 100), "email": web.email}
 PROJECT: dict[str, Rule] = {"name": web.line(3, 100)}
 TICKET: dict[str, Rule] = {
     "title": web.line(1, 200),
     "description": web.optional(web.text(10_000)),
     "project_id": web.reference,
-    "status": status,
+    "status": web.word(*db.STATUSES),
     "assignees": web.references(MOST_ASSIGNEES, {"id", "name", "email"}),
 }
 CHANGE: dict[str, Rule] = {**TICKET, "comment": web.optional(web.text(10_000))}  # why it is made
 TICKETS: dict[str, Rule | list[Rule]] = web.PAGE | {
     "project_id": web.id_in_query,
-    "assignee_id": assignee,
-    "status": [status],
+    "assignee_id": web.id_or_none,
+    "status": [web.one_of(*db.STATUSES)],
     "text": web.text(10_000),
     "sort": web.one_of("-created", "created", "updated", "-updated"),
 }
@@ -143,7 +133,7 @@ def update_user(call: Call, user_id: int) -> Answer:
 @route("DELETE", "/users/<user_id:id>")
 def delete_user(call: Call, user_id: int) -> Answer:
     call.require_match(db.get(call.conn, "user", user_id))
-    for change in db.delete_user(call.conn, user_id, who(call)):
+    for change in db.delete_user(call.conn, user_id, call.user):
         tell(call, change)
     return Answer(204, {})
 
@@ -202,7 +192,7 @@ def list_tickets(call: Call) -> Answer:
 def create_ticket(call: Call) -> Answer:
     data = {"description": None, "assignees": []} | call.data
     fields = read_ticket(call, data, TICKET, missing=REQUIRED)
-    document, change = db.create_ticket(call.conn, fields, who(call))
+    document, change = db.create_ticket(call.conn, fields, call.user)
     tell(call, change)
     return call.answer(document, 201, f"/tickets/{json.loads(document)['id']}")
 
@@ -254,7 +244,7 @@ def unassign(call: Call, ticket_id: int, user_id: int) -> Answer:
 
 def change_ticket(call: Call, document: bytes, fields: Fields, why: str | None = None) -> Answer:
     """Act, tell, answer: what all changes of a ticket have in common."""
-    after, change = db.update_ticket(call.conn, json.loads(document), fields, why, who(call))
+    after, change = db.update_ticket(call.conn, json.loads(document), fields, why, call.user)
     tell(call, change)
     return call.answer(after)
 
@@ -264,13 +254,6 @@ def tell(call: Call, change: db.Change | None) -> None:
     if change:
         mailer.queue_ticket_mail(call.conn, change, call.app.url)
         call.after_commit = call.app.mailer.worker.wake
-
-
-def who(call: Call) -> str | None:
-    """Who makes the request, as the host application or a proxy says, if one does."""
-    given = call.environ.get("REMOTE_USER") or call.environ.get(call.app.user_key) or ""
-    given = given.encode("latin-1", "replace").decode("utf-8", "replace").strip()  # WSGI's way
-    return given[:254] if given and not text.fault_of_line(given) else None
 
 
 @route("GET", "/tickets/<ticket_id:id>/history", web.PAGE)
@@ -358,11 +341,10 @@ class Tracker(web.Application):
     ) -> None:
         whom, hosts = given["sender"], given["allowed_hosts"]
         self.url = given["url"]  # where people find it
-        self.user_key = given["user_header"]  # the variable that says who they are
+        self.user_key = given["user_header"]
         post = given["smtp"] or message.Console(output or sys.stdout)
         self.database = db.open_database(given["database"], clock, terminal.show_progress)
         self.mailer = mailer.Mailer(self.database, post, whom)
-        self.recall, self.remember = db.recall, db.remember
         super().__init__(ROUTES, self.database, problem_of, hosts)
 
     def start(self) -> None:

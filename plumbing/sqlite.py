@@ -50,6 +50,13 @@ class Connection(sqlite3.Connection):
     """A connection in a transaction, with the one time that counts in it."""
 
     now: str  # RFC 3339 in UTC with milliseconds
+    patience = BUSY_SECONDS  # how long it waits for others
+
+    def wait_for_others(self, seconds: float) -> None:
+        """Wait so long, from now on."""
+        if seconds != self.patience:
+            self.execute(f"PRAGMA busy_timeout = {seconds * 1000:.0f}")
+            self.patience = seconds
 
 
 class Database:
@@ -101,6 +108,7 @@ class Database:
         """A transaction that sees one state of the database, and changes nothing."""
         conn = self.lend()
         try:
+            conn.wait_for_others(BUSY_SECONDS)
             conn.execute("BEGIN")
             conn.now = self.now()
             yield conn
@@ -488,13 +496,10 @@ class Write(Turn):
         try:
             super().__enter__()
             self._conn = conn = self._database.lend()
-            _wait_for_others(conn, self._patience)
-            try:
-                # IMMEDIATE: a transaction that reads first and writes later fails at once
-                # with "database is locked" if somebody else wrote in between.
-                conn.execute("BEGIN IMMEDIATE")
-            finally:
-                _wait_for_others(conn, BUSY_SECONDS)
+            conn.wait_for_others(self._patience)
+            # IMMEDIATE: a transaction that reads first and writes later fails at once
+            # with "database is locked" if somebody else wrote in between.
+            conn.execute("BEGIN IMMEDIATE")
             conn.now = self._database.now()
         except BaseException as error:
             self._let_go(error)
@@ -541,17 +546,10 @@ class Write(Turn):
             size = os.path.getsize(self._database.path + "-wal")
             if size > WAL_BYTES:
                 patience = RESTART_SECONDS if size > self._database.wal_limit else 0
-                _wait_for_others(conn, patience)
-                try:
-                    [(busy, *_)] = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-                    if patience or not busy:
-                        self._database.wal_limit = WAL_BYTES + size * busy
-                finally:
-                    _wait_for_others(conn, BUSY_SECONDS)
-
-
-def _wait_for_others(conn: Connection, seconds: float) -> None:
-    conn.execute(f"PRAGMA busy_timeout = {seconds * 1000:.0f}")
+                conn.wait_for_others(patience)
+                [(busy, *_)] = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                if patience or not busy:
+                    self._database.wal_limit = WAL_BYTES + size * busy
 
 
 class Batch(Write):

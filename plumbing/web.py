@@ -25,7 +25,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 import bottle
 
-from . import Unavailable
+from . import Unavailable, idempotency
 from .text import fault_of_line, fault_of_text, is_address
 
 access = logging.getLogger("tracker.access")
@@ -168,6 +168,13 @@ class Call:
         if after and after.order != order:
             raise bad_query([{"parameter": "after", "detail": "is from a list in another order"}])
         return (after.place, after.id) if after else None
+
+    @property
+    def user(self) -> str | None:
+        """Who makes the request, as the host application or a proxy says, if one does."""
+        given = self.environ.get("REMOTE_USER") or self.environ.get(self.app.user_key) or ""
+        given = given.encode("latin-1", "replace").decode("utf-8", "replace").strip()  # WSGI's way
+        return given[:254] if given and not fault_of_line(given) else None
 
     @property
     def limit(self) -> int:
@@ -313,9 +320,20 @@ def one_of(*values: str) -> Rule:
     return rule
 
 
+def word(*values: str) -> Rule:
+    """The same, with margins that are cut off."""
+    rule = one_of(*values)
+    return lambda value, fault: rule(value.strip() if isinstance(value, str) else value, fault)
+
+
 def id_in_query(value: str, fault: Fault) -> Any:
     """An id in a query."""
     return int(value) if re.fullmatch(ID, value) else fault("must be an id")
+
+
+def id_or_none(value: str, fault: Fault) -> Any:
+    """An id in a query, or "none", which is told as 0."""
+    return 0 if value == "none" else id_in_query(value, fault)
 
 
 ID = r"[1-9][0-9]{0,17}"
@@ -543,14 +561,11 @@ class Application:
     """Routes over a database, as a WSGI application.
 
     What protects it stands here around the routes, so that no way of mounting loses it.
-    `problem_of` is the one map from what went wrong to what the client is told. `recall` and
-    `remember` keep what was answered to the key of a creation: (request, answer), both text.
+    `problem_of` is the one map from what went wrong to what the client is told.
     """
 
     how_to_allow = ""  # the words for whoever asks for a host that is not allowed
     what_there_is = ""  # and for a path that does not exist
-    recall: Callable[[Any, str], tuple[str, str] | None]
-    remember: Callable[[Any, str, str, str], None]
 
     def __init__(
         self,
@@ -672,14 +687,14 @@ class Application:
         """
         said = json.dumps([call.environ["PATH_INFO"], call.data], sort_keys=True)
         request = hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
-        if known := self.recall(call.conn, key):
+        if known := idempotency.recall(call.conn, key):
             if known[0] != request:
                 raise Problem(422, "This Idempotency-Key came with another request before.")
             status, headers, body = json.loads(known[1])
             return Answer(status, headers, body.encode())
         answer = call.act()
         told = json.dumps([answer.status, answer.headers, answer.body.decode()])
-        self.remember(call.conn, key, request, told)
+        idempotency.remember(call.conn, key, request, told)
         return answer
 
     def _answer_alone(self, call: Call) -> None:

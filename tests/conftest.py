@@ -198,6 +198,8 @@ class Server:
         while not self.lines or "ready on" not in self.lines[-1]:
             line = self.process.stdout.readline()
             if not line:
+                self.process.wait()
+                self.process.stdout.close()
                 raise RuntimeError("".join(self.lines) or "it ended without a word")
             self.lines.append(line)
         self.url = re.search(r"http://[^, ]+", self.lines[-1])[0]
