@@ -27,12 +27,12 @@ from plumbing.sqlite import BUSY_SECONDS, WRITES, LockFile
 def sql(api, app, database):
     """A SQL prompt beside the running app, on a database with one of each, and another user."""
     api.project()
+    app.mailer.close()  # so that the mail stays queued, and only the prompt and the requests write
     api.project("Shop")
     api.user()
     api.user("Dave")
     api.ticket(assignees=[1])
     api.change(1, status="closed")
-    app.mailer.close()  # so that only the prompt and the requests write
     with closing(sqlite3.connect(database, isolation_level=None)) as conn:
         conn.execute("PRAGMA foreign_keys = ON")
         yield conn
