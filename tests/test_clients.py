@@ -3,7 +3,6 @@
 import http.client
 import json
 import os
-import re
 import resource
 import sqlite3
 import time
@@ -412,43 +411,3 @@ def test_giant_headers_are_a_problem(start_once):
     assert 400 <= answer[0] < 500
     assert_problem(answer, answer[0])
     assert ask(start_once, "GET", "/health")[0] == 200
-
-
-SMUGGLED = b"POST /projects HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-
-@pytest.mark.parametrize(
-    ("headers", "body"),
-    [
-        (["Content-Length: 48", "Content-Length: 4"], json.dumps(MAX).encode()),
-        (["Content-Length: 48, 4"], json.dumps(MAX).encode()),
-        (["Content-Length: +48"], json.dumps(MAX).encode()),
-        (["Content-Length: -1"], b""),
-        (["Content-Length: 0x30"], json.dumps(MAX).encode()),
-        (["Content-Length: 4_8"], json.dumps(MAX).encode()),
-        (["Transfer-Encoding: gzip"], b""),
-        (["Transfer-Encoding: chunked, gzip"], b"0\r\n\r\n"),
-        (["Transfer-Encoding: chunked"], b"zz\r\n{}\r\n0\r\n\r\n"),
-        (["Transfer-Encoding: chunked"], b"-2\r\n{}\r\n0\r\n\r\n"),
-        (["Transfer-Encoding : chunked"], b"0\r\n\r\n"),
-    ],
-    ids=lambda value: " and ".join(value) if isinstance(value, list) else "",
-)
-def test_lengths_that_contradict_or_mean_nothing_are_refused_and_nothing_behind_them_is_read(
-    start_once, headers, body
-):
-    answered = everything(start_once, post("/users", body, *headers) + SMUGGLED)
-    assert answered.count(b"HTTP/1.1 ") <= 1
-    if answered:
-        head, _, text = answered.partition(b"\r\n\r\n")
-        assert re.match(rb"HTTP/1.[01] (4[0-9][0-9]|501) ", head)
-        assert b"application/problem+json" in head
-        assert json.loads(text)["detail"]
-    assert ask(start_once, "GET", "/users")[2] == []
-
-
-def test_a_length_beside_chunks_smuggles_no_request(start_once):
-    both = ("Transfer-Encoding: chunked", "Content-Length: 5")
-    # RFC 9112, 6.1: either refused, or answered by the chunks alone; then it hangs up.
-    answered = everything(start_once, post("/users", b"0\r\n\r\n" + SMUGGLED, *both))
-    assert re.findall(rb"HTTP/1.1 ([0-9])", answered) in ([], [b"4"])

@@ -71,15 +71,11 @@ def in_time(api, clock, condition):
 # ---------------------------------------------------------------- about us: the queue pauses
 
 
+# One of each step; test_refusals.py knows many more.
 ABOUT_US = [
     ("MAIL", "550 5.7.1 who are you"),
-    ("MAIL", "530 5.7.0 Must issue a STARTTLS command first"),
-    ("RCPT", "504 5.5.2 <tracker@localhost>: Sender address rejected: need fully-qualified "
-     "address"),
     ("RCPT", "553 5.7.1 <tracker@example.com>: Sender address rejected: not owned by user max"),
-    ("RCPT", "530 5.7.0 Authentication required"),
     ("DATA", "550 5.7.1 Unauthenticated senders not allowed"),
-    (".", "550 5.7.60 SMTP; Client does not have permissions to send as this sender"),
     (".", "550-5.7.26 Your email has been blocked because the sender is unauthenticated.\r\n"
      "550 5.7.26 See https://support.google.com/mail/answer/81126"),
 ]  # fmt: skip
@@ -92,15 +88,22 @@ def test_what_is_about_us_pauses_the_queue_and_no_mail_counts_it(
     server = scripted({step: reply(words)})
     api = make_api(server.url)
     api.ticket(assignees=[1, 2, 3])
-    assert paused(api) == words.replace("\r\n550", "").replace("550-", "550 ")
+    error = words.replace("\r\n550", "").replace("550-", "550 ")
+    assert paused(api) == error
     assert (server.connections, len(server.taken)) == (1, 0)
     for asked in range(2, 8):  # for longer than five days, also with the tracker switched off
         clock.advance(days=1)
         in_time(api, clock, lambda asked=asked: server.connections >= asked)
     assert mails(api) == [("queued", 0, None)] * 3
-    assert health(api)["error"]
+    assert health(api) == {
+        "queued": 3,
+        "failed": 0,
+        "oldest_queued_at": "2026-11-22T10:32:00.123Z",
+        "error": error,
+    }
     server.cure()
-    in_time(api, clock, lambda: not api.emails(state="queued"))
+    wait(api, clock, minutes=66)  # the longest step
+    settled(api)
     assert mails(api) == [("sent", 1, None)] * 3
     assert Counter(recipient for recipient, _ in server.taken) == {MAX: 1, DAVE: 1, YARIS: 1}
     assert health(api) == NOTHING_WAITS
@@ -121,30 +124,8 @@ def test_a_pause_is_not_ended_by_new_mail(scripted, make_api):
 # ---------------------------------------------------------------- 5xx of other kinds
 
 
-@pytest.mark.parametrize(
-    ("step", "words"),
-    [
-        ("RCPT Max", "550 5.1.1 <max@example.com>: Recipient address rejected: User unknown"),
-        ("RCPT Max", "554 5.7.1 <max@example.com>: Recipient address rejected: Access denied"),
-        ("RCPT Max", "552 5.2.2 <max@example.com>: user is over quota"),
-        (". Max", "550 5.1.10 RESOLVER.ADR.RecipientNotFound; not found by SMTP address lookup"),
-        (". Max", "552 5.3.4 Error: message file too big"),
-        (". Max", "554 5.7.1 Spam message rejected"),
-    ],
-)
-def test_what_is_about_one_mail_fails_it_alone(scripted, make_api, step, words):
-    server = scripted({step: reply(words)})
-    api = make_api(server.url)
-    api.ticket(assignees=[1, 2, 3])
-    settled(api)
-    assert mails(api) == [("failed", 1, words), ("sent", 1, None), ("sent", 1, None)]
-    assert health(api) == NOTHING_WAITS | {"failed": 1}
-
-
 UNCLEAR = [
-    ("RCPT", "550 rejected"),
     ("RCPT", "554 5.7.1 <max@example.com>: Relay access denied"),
-    (".", "550 5.7.1 Refused by local policy. No SPAM please!"),
     (".", "554 Transaction failed"),
 ]
 
@@ -248,7 +229,6 @@ def test_an_uncertain_mail_that_was_refused_meanwhile_has_its_attempts_still(
 # ---------------------------------------------------------------- what a server says at the end
 
 
-@pytest.mark.parametrize("how", [drop, reset])
 @pytest.mark.parametrize(
     "step",
     [
@@ -262,7 +242,7 @@ def test_an_uncertain_mail_that_was_refused_meanwhile_has_its_attempts_still(
         ".",
     ],
 )
-def test_what_a_server_says_before_it_hangs_up_is_the_error(scripted, make_api, clock, step, how):
+def test_what_a_server_says_before_it_hangs_up_is_the_error(scripted, make_api, step):
     bye = "421 4.3.2 shutting down for maintenance"
     offers = ("STARTTLS",) if step == "STARTTLS" else LOGIN["offers"]
     server = scripted({step: each(reply(bye), drop)}, offers=offers)
@@ -375,7 +355,6 @@ def test_a_host_all_of_whose_addresses_are_dead_is_a_server_that_is_down(
         ("MAIL", (0.2, 30, 0.2)),
         ("RCPT", (0.2, 30, 0.2)),
         ("DATA", (0.2, 30, 30)),
-        (".", (0.2, 5, 30)),
     ],
 )
 def test_a_slow_answer_is_waited_for(scripted, make_api, step, limits):
@@ -762,6 +741,14 @@ def test_all_failed_mail_is_sent_again_at_once(scripted, make_api):
 @pytest.mark.parametrize(
     "url",
     [
+        "mail.example.com",
+        "mail.example.com:25",
+        "http://mail.example.com",
+        "smtp://",
+        "smtp://:25",
+        "smtp://mail.example.com:port",
+        "smtp://mail.example.com/inbox",
+        "smtp://[::1",
         "smtp://mail.example.com:0",
         "smtp://mail.example.com:99999",
         "smtps://mail.example.com:65536",
@@ -782,6 +769,12 @@ def test_a_wrong_url_is_told_in_one_line_that_says_what_to_do(make_app, url):
     assert "\n" not in words
     assert "cret" not in words
     assert "%2F for /" in words
+
+
+def test_a_password_beyond_ascii_is_refused_at_once_and_not_shown(make_app):
+    with pytest.raises(ValueError, match=r"--smtp \(TRACKER_SMTP\)") as refusal:
+        make_app(smtp="smtp://max:p\xe4ssword@mail.example.com")
+    assert "p\xe4ss" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(

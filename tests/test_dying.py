@@ -1,15 +1,15 @@
 """Two servers on one database are killed again and again while they are written to."""
 
-import json
 import random
 import sqlite3
 import threading
 import time
 from collections import Counter
 from contextlib import closing
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPException
 
 from conftest import eventually
+from wire import ask, fill, ticket
 
 import mailer
 
@@ -17,24 +17,12 @@ KILLS = 15
 CHANGES = 1000
 
 
-def ask(server, method, path, body=None):
-    """The status and the JSON of the answer."""
-    with closing(HTTPConnection("127.0.0.1", server.port, timeout=20)) as conn:
-        conn.request(method, path, json.dumps(body), {"Content-Type": "application/json"})
-        answer = conn.getresponse()
-        return answer.status, json.loads(answer.read())
-
-
 def test_nothing_acknowledged_is_lost_to_kills_at_random_moments(start, database, mail_server):
     options = ("--quiet", "--smtp", mail_server.url)
     servers = [start(*options), start(*options)]
-    for name in ("Max", "Dave"):
-        user = {"name": name, "email": f"{name.lower()}@example.com"}
-        assert ask(servers[0], "POST", "/users", user)[0] == 201
-    assert ask(servers[0], "POST", "/projects", {"name": "Website"})[0] == 201
+    fill(servers[0])
     for n in range(10):
-        ticket = {"title": f"{n}", "project_id": 1, "status": "open", "assignees": [1, 2]}
-        assert ask(servers[0], "POST", "/tickets", ticket)[0] == 201
+        ticket(servers[0], 1, 2, title=f"{n}")
 
     acknowledged, stop = [], threading.Event()
 
@@ -43,17 +31,16 @@ def test_nothing_acknowledged_is_lost_to_kills_at_random_moments(start, database
         while not stop.is_set():
             n += 1
             time.sleep(0.005)  # enough is enough: all this mail has to go out
-            ticket, title = random.randint(1, 10), f"{worker}-{n}"
+            number, title = random.randint(1, 10), f"{worker}-{n}"
             try:
-                status, _ = ask(
-                    servers[worker % 2], "PATCH", f"/tickets/{ticket}", {"title": title}
-                )
+                server, body = servers[worker % 2], {"title": title}
+                status, _, _ = ask(server, "PATCH", f"/tickets/{number}", body)
             except (OSError, HTTPException, ValueError):
                 time.sleep(0.05)  # killed; what it did not acknowledge may be there or not
             else:
                 assert status in (200, 503)
                 if status == 200:
-                    acknowledged.append((ticket, title))
+                    acknowledged.append((number, title))
 
     workers = [threading.Thread(target=write, args=(worker,)) for worker in range(2)]
     for worker in workers:
@@ -68,7 +55,7 @@ def test_nothing_acknowledged_is_lost_to_kills_at_random_moments(start, database
         stop.set()
         for worker in workers:
             worker.join()
-    eventually(lambda: ask(servers[0], "GET", "/health")[1]["mail"]["queued"] == 0, timeout=60)
+    eventually(lambda: ask(servers[0], "GET", "/health")[2]["mail"]["queued"] == 0, timeout=60)
     for server in servers:
         assert server.terminate() == 0
 
@@ -83,8 +70,8 @@ def test_nothing_acknowledged_is_lost_to_kills_at_random_moments(start, database
         )
         # Two people are told of each ticket at its creation, and of each change.
         expected = Counter(dict.fromkeys(range(1, 11), 2))
-        for ticket, _ in changes.elements():
-            expected[ticket] += 2
+        for number, _ in changes.elements():
+            expected[number] += 2
         mailed = conn.execute("""
             SELECT ticket_id, count(*)
               FROM emails

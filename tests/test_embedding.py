@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import select
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -272,18 +270,6 @@ def test_closing_twice_is_harmless(make_app, database):
     app.close()
     app.close()
     assert Api(make_app()).get("/projects/1").json["name"] == "Website"
-
-
-def test_mail_that_waits_when_the_app_is_closed_goes_out_from_the_next_app(make_app, mail_server):
-    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
-        first = make_app(smtp=f"smtp://127.0.0.1:{silent.getsockname()[1]}")
-        api = Api(first)
-        api.ticket(api.project()["id"], [api.user()["id"]])
-        eventually(lambda: select.select([silent], [], [], 0)[0])  # it waits for an answer
-        first.close()
-    assert mail_server.messages == []
-    make_app(smtp=mail_server.url).start()
-    assert eventually(lambda: mail_server.to("max@example.com"))
 
 
 # ---------------------------------------------------------------- processes

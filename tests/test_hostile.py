@@ -567,7 +567,8 @@ IDS = [
     ("a fragment in the path", "1%23"),
     ("half a surrogate pair", "%ED%A0%80"),
     ("a script", "<script>"),
-    ("an id that no row has", "999999999999999999"),
+    ("18 digits", "9" * 18),
+    ("the largest of 64 bits", "9223372036854775807"),
 ]
 
 
@@ -723,10 +724,26 @@ def test_a_query_with_unknown_names_or_what_is_not_utf8_is_400(judge):
     )
 
 
-def test_a_bad_value_of_a_parameter_is_400(judge):
+def names_parameter(name):
+    """Whether an answer of 400 tells this one parameter, as a function to judge by."""
+
+    def complain(answer):
+        told = json.loads(answer.text).get("errors", []) if answer.status == 400 else []
+        right = [error.get("parameter") for error in told] == [name]
+        return None if right else f"answers {answer.status} {told or answer.text[:80]}"
+
+    return complain
+
+
+def test_a_bad_value_of_a_parameter_is_400_and_names_it(judge):
     assert {name for route in tracker.ROUTES for name in route.query} == QUERIES.keys()
     judge(
-        (f"{name}={value[:40]}", 400, (route.method, path_of(route), b"", f"{name}={value}"), {})
+        (
+            f"{name}={value[:40]}",
+            names_parameter(name),
+            (route.method, path_of(route), b"", f"{name}={value}"),
+            {},
+        )
         for route in tracker.ROUTES
         for name in route.query
         for value in QUERIES[name]
@@ -735,7 +752,12 @@ def test_a_bad_value_of_a_parameter_is_400(judge):
 
 def test_a_parameter_of_one_value_is_given_once(judge):
     judge(
-        (query, 200 if name == "status" else 400, (route.method, path_of(route), b"", query), {})
+        (
+            query,
+            200 if name == "status" else names_parameter(name),
+            (route.method, path_of(route), b"", query),
+            {},
+        )
         for route in tracker.ROUTES
         for name in route.query
         if (query := "&".join([f"{name}={GOOD.get(name, 1)}"] * 2))
@@ -991,8 +1013,13 @@ def get(target, *headers, method=b"GET", version=b" HTTP/1.1"):
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
+SMUGGLED = b"DELETE /users HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
 def post(*headers, body=b""):
-    return get(b"/projects", b"Content-Type: application/json", *headers, method=b"POST") + body
+    """A POST, and behind it a request that nobody may read: there is one answer."""
+    head = get(b"/projects", b"Content-Type: application/json", *headers, method=b"POST")
+    return head + body + SMUGGLED
 
 
 SHOP = b'{"name": "Shop"}'
@@ -1437,6 +1464,7 @@ HARMLESS_TEXTS = [
     ("what looks like an encoded word", "=?utf-8?q?Max?="),
     ("what looks like a header", "Bcc: max@example.com"),
     ("what looks like a reply", "Re: [Ticket #1] Fix"),
+    ("what begins a mailbox", "From here"),
     ("two blanks inside", "Max  Muster   mann"),
     ("a long word", "Donaudampfschifffahrtsgesellschaftskapitänsmützenabzeichen"),
     ("Chinese", "数据库错误"),
@@ -1477,7 +1505,11 @@ HARMLESS_DESCRIPTIONS = [
     ("a dot alone in its line", "a\n.\nb"),
     ("the beginning of a mail", "From me\n\nFrom you\n..\n.a"),
     ("a mark of direction", "\u202eright to left\u202c"),
-    ("a line of 9,000 letters", "x" * 9_000),
+    ("a line of 10,000 letters", "x" * 10_000),
+    ("dots and words of mailboxes", ".\n..\n.hidden\nFrom Max\n>From Dave\n."),
+    ("Japanese and emoji in one line", "日本語😀 " * 1000 + "."),
+    ("what looks quoted", "=C3=BC and =?utf-8?q?x?="),
+    ("blanks at the ends of lines", "trailing blanks   \n\ttab\n\n\nend"),
     ("5,000 characters of four bytes", "🙂" * 5_000),
     ("a line separator", "a\u2028b\u2029c"),
     ("a zero-width space", "a\u200bb"),

@@ -349,18 +349,6 @@ def test_no_request_waits_for_a_mail_server(scripted, make_api):
     server.stop()  # or the end of the app would wait for it
 
 
-def test_mail_goes_out_when_the_next_app_is_made(scripted, make_api):
-    server = scripted({"greeting": hang})
-    api = make_api(server.url)
-    api.ticket(assignees=[1])
-    eventually(lambda: server.connections)
-    api.app.close()  # in the middle of it, which is not the fault of the mail
-    server.cure()
-    (email,) = settled(make_api(server.url))
-    assert email["attempts"] == 1
-    assert len(server.taken) == 1
-
-
 # ---------------------------------------------------------------- memory, passwords, kills
 
 

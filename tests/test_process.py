@@ -4,7 +4,6 @@ import asyncio
 import http.client
 import os
 import re
-import shutil
 import signal
 import socket
 import sqlite3
@@ -14,11 +13,10 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
-from pathlib import Path
 
 import pytest
 from conftest import ROOT, MailServer, eventually
-from wire import ask, assert_problem, create, exchange, fill, post, sent, ticket
+from wire import ask, assert_problem, create, fill, post, sent, ticket
 
 HERE = {k: v for k, v in os.environ.items() if not k.startswith("TRACKER_")}
 
@@ -98,11 +96,14 @@ def test_without_a_mail_server_mail_is_printed_to_the_terminal(start):
     assert "terminal" in server.lines[-1]
     fill(server)
     ticket(server, 1)
-    eventually(lambda: ask(server, "GET", "/emails?state=sent")[2])
+    [mail] = eventually(lambda: ask(server, "GET", "/emails?state=sent")[2])
+    assert (mail["attempts"], mail["error"]) == (1, None)
+    body = ask(server, "GET", "/emails/1")[2]["body"]
     server.terminate()
     output = "".join(server.lines)
     assert "max@example.com" in output
-    assert "Ticket #1 created:\n" in output
+    assert "[Ticket #1] Fix the database\n" in output
+    assert body in output
 
 
 def test_each_request_is_one_line_with_method_path_status_and_milliseconds(start):
@@ -141,12 +142,6 @@ def test_whoever_binds_to_this_machine_only_is_not_warned(start):
     assert len(start("--host", "localhost").lines) == 1
 
 
-def test_a_port_that_is_taken_is_one_clear_line(database):
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        port = taken.getsockname()[1]
-        assert_one_clear_line(command("--db", database, "--port", port), port, "in use")
-
-
 def make_folder(path):
     path.mkdir()
 
@@ -160,6 +155,10 @@ def make_other_program(path):
         conn.execute("CREATE TABLE songs (title TEXT)")
 
 
+def make_fifo(path):
+    os.mkfifo(path)
+
+
 def make_newer_version(path):
     command("send-test-mail", "max@example.com", "--db", path)
     with closing(sqlite3.connect(path)) as conn:
@@ -170,6 +169,7 @@ def make_newer_version(path):
     ("make", "words"),
     [
         (make_folder, "cannot be opened"),
+        (make_fifo, "cannot be read"),
         (make_text, "not a database"),
         (make_other_program, "another program"),
         (make_newer_version, "newer"),
@@ -179,7 +179,8 @@ def make_newer_version(path):
 def test_a_database_that_is_none_of_ours_is_one_clear_line_and_left_alone(database, make, words):
     make(database)
     before = database.is_file() and database.read_bytes()
-    assert_one_clear_line(command("--db", database, "--port", 0), database, words)
+    done = command("--db", database, "--port", 0)
+    assert_one_clear_line(done, "--db (TRACKER_DB)", database, words)
     assert (database.is_file() and database.read_bytes()) == before
 
 
@@ -191,14 +192,9 @@ def test_a_database_in_a_folder_that_is_not_there_is_one_clear_line(tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        ("--smtp", "mail.example.com"),
-        ("--smtp", "smtp://mail.example.com:many"),
-        ("--smtp", "smtp://mail.example.com:99999"),
-        ("--sender", "nobody"),
         ("--sender", "a@example.com\r\nBcc: b@example.com"),
         ("--port", "99999"),
         ("--port", "-1"),
-        ("--host", "192.0.2.1"),
     ],
     ids=" ".join,
 )
@@ -255,16 +251,6 @@ class HangingMailServer(MailServer):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_within_5_seconds_with_status_0(start, signum):
-    server = start()
-    fill(server)
-    asked = time.monotonic()
-    assert server.terminate(signum) == 0
-    assert time.monotonic() - asked < 5
-    assert "Traceback" not in "".join(server.lines)
-
-
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_in_time_while_the_mail_server_is_silent_and_loses_no_mail(
     start, silent, mail_server, signum
 ):
@@ -274,6 +260,7 @@ def test_it_ends_in_time_while_the_mail_server_is_silent_and_loses_no_mail(
     asked = time.monotonic()
     assert server.terminate(signum) == 0
     assert time.monotonic() - asked < 5
+    assert "Traceback" not in "".join(server.lines)
     start("--smtp", mail_server.url)
     eventually(lambda: len(mail_server.messages) == 2)
 
@@ -295,10 +282,7 @@ def test_it_ends_in_time_in_the_middle_of_a_mail_and_of_requests(start):
     assert state == ("queued", 0)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
-def test_what_was_acknowledged_is_there_at_the_next_start_with_all_its_mail(
-    start, mail_server, signum
-):
+def test_what_was_acknowledged_is_there_at_the_next_start_with_all_its_mail(start, mail_server):
     server = start("--smtp", mail_server.url, "--quiet")
     fill(server)
     acknowledged = []
@@ -312,7 +296,7 @@ def test_what_was_acknowledged_is_there_at_the_next_start_with_all_its_mail(
         for number in range(4):
             pool.submit(write, number)
         eventually(lambda: len(acknowledged) > 60)
-        server.process.send_signal(signum)
+        server.process.terminate()  # test_dying.py kills
         server.process.wait(10)
 
     after = start("--smtp", mail_server.url, "--quiet")
@@ -352,41 +336,15 @@ def start_once(tmp_path_factory):
         yield server
 
 
-def test_a_silent_mail_server_delays_no_request(start, silent):
-    server = start("--smtp", silent)
-    fill(server)
-    asked = time.monotonic()
-    for _ in range(20):
-        ticket(server, 1, 2)
-    assert time.monotonic() - asked < 5
-    assert ask(server, "GET", "/health")[2]["mail"]["queued"] == 40
-
-
 # ---------------------------------------------------------------- Host and Origin
 
 
-@pytest.mark.parametrize("path", ["/health", "/there/is/nothing", "/users/7"])
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "a@localhost", "10.0.0.1"],
-)
-def test_a_foreign_host_is_refused_on_every_path(start_once, host, path):
-    for method in ("GET", "HEAD", "DELETE", "BREW"):
-        status, headers, _ = ask(start_once, method, path, Host=host)
-        assert (status, headers["Content-Type"]) == (403, "application/problem+json")
-
-
-@pytest.mark.parametrize(
-    "host", ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.0.0.9", "[::1]:1"]
+    ["localhost", "LOCALHOST:8080", "app.localhost", "127.0.0.1:80", "127.1.2.3", "[::1]:1"],
 )
 def test_the_names_of_this_machine_are_served(start_once, host):
     assert ask(start_once, "GET", "/health", Host=host)[0] == 200
-
-
-def test_a_request_without_host_is_a_problem(start_once):
-    answer = exchange(start_once, b"GET /health HTTP/1.1\r\n\r\n")
-    assert answer[0] in (400, 403)
-    assert_problem(answer, answer[0])
 
 
 def test_allow_host_serves_another_name_and_a_star_serves_any(start):
@@ -395,23 +353,6 @@ def test_allow_host_serves_another_name_and_a_star_serves_any(start):
         assert ask(server, "GET", "/health", Host=host)[0] == 200
     assert_problem(ask(server, "GET", "/health", Host="evil.example"), 403)
     assert ask(start("--allow-host", "*"), "GET", "/health", Host="evil.example")[0] == 200
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"Origin": "https://evil.example"},
-        {"Origin": "null"},
-        {"Origin": "http://127.0.0.1:1"},
-        {"Sec_Fetch_Site": "cross-site"},
-        {"Sec_Fetch_Site": "same-site"},
-    ],
-    ids=str,
-)
-def test_a_write_sent_by_the_page_of_another_site_is_refused_on_every_path(start_once, headers):
-    for method, path in (("POST", "/projects"), ("DELETE", "/users/1"), ("PUT", "/nothing")):
-        assert_problem(ask(start_once, method, path, {"name": "Website"}, **headers), 403)
-    assert ask(start_once, "GET", "/projects", **headers)[2] == []
 
 
 @pytest.mark.parametrize("site", ["same-origin", "none"])
@@ -466,18 +407,20 @@ def test_writes_that_wait_for_a_locked_database_hold_up_no_read(start, database)
     ticket(server, 1)
 
     def write(n):
-        return ask(server, "PATCH", "/tickets/1", {"title": f"Title {n}"})[0]
+        return ask(server, "PATCH", "/tickets/1", {"title": f"Title {n}"})
 
     with closing(sqlite3.connect(database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with ThreadPoolExecutor(12) as pool:
             writes = [pool.submit(write, n) for n in range(12)]
-            time.sleep(0.5)
             for _ in range(20):
                 assert ask(server, "GET", "/tickets/1")[0] == 200
-            assert not any(waiting.done() for waiting in writes)
-        assert {waiting.result() for waiting in writes} == {503}
-    assert write(12) == 200
+            answers = [waiting.result() for waiting in writes]
+    for answer in answers:
+        assert_problem(answer, 503)
+        assert int(answer[1]["Retry-After"]) > 0
+        assert "locked" in answer[2]["detail"]
+    assert write(12)[0] == 200
 
 
 def test_two_servers_on_one_database_keep_every_write_and_send_every_mail_once(start, mail_server):
@@ -581,12 +524,9 @@ def test_a_backup_of_a_database_that_is_not_there_is_one_clear_line(tmp_path):
 def test_a_backup_that_cannot_be_written_is_one_clear_line_and_leaves_nothing(start, tmp_path):
     server = start()
     fill(server)
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    for target in (tmp_path / "nowhere" / "backup.db", folder):
-        assert_one_clear_line(command("backup", target, "--db", server.database), target)
-    assert os.listdir(folder) == []
-    assert not [name for name in os.listdir(tmp_path) if "partial" in name or "nowhere" in name]
+    target = tmp_path / "nowhere" / "backup.db"
+    assert_one_clear_line(command("backup", target, "--db", server.database), target)
+    assert not target.parent.exists()
 
 
 def test_a_backup_of_a_file_that_is_no_database_leaves_the_older_backup(tmp_path):
@@ -607,18 +547,6 @@ def test_a_backup_onto_the_database_itself_is_refused(start, tmp_path, link):
         link(server.database, target)
     assert_one_clear_line(command("backup", target, "--db", server.database), target)
     assert len(ask(server, "GET", "/users")[2]) == 2
-
-
-def test_a_copied_backup_is_restored_by_starting_on_it(start, tmp_path):
-    server = start()
-    fill(server)
-    known = ticket(server, 1)
-    eventually(lambda: ask(server, "GET", "/health")[2]["mail"]["queued"] == 0)
-    command("backup", tmp_path / "backup.db", "--db", server.database)
-    server.terminate()
-    restored = tmp_path / "restored.db"
-    shutil.copy(tmp_path / "backup.db", restored)
-    assert ask(start(database=restored), "GET", "/tickets/1")[2] == known
 
 
 # ---------------------------------------------------------------- send-test-mail
@@ -693,12 +621,3 @@ def test_a_test_mail_without_a_mail_server_says_so_and_touches_nothing(database)
 @pytest.mark.parametrize("address", ["max", "Max <max@example.com>", "a@b.example,c@d.example"])
 def test_a_test_mail_to_what_is_no_address_is_one_clear_line(database, address):
     assert_one_clear_line(command("send-test-mail", address, "--db", database), address)
-
-
-def test_the_help_names_every_option_and_command():
-    done = command("--help", cwd=Path(ROOT).parent)
-    assert done.returncode == 0
-    for word in ("--db", "--host", "--port", "--smtp", "--sender", "--allow-host", "--quiet"):
-        assert word in done.stdout
-    assert "backup" in done.stdout
-    assert "send-test-mail" in done.stdout

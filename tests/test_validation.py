@@ -92,10 +92,3 @@ def test_an_accepted_title_is_one_line_that_the_database_can_hold(title):
         assert 1 <= len(clean) <= 200
         assert len(clean.splitlines()) == 1
         clean.encode()
-
-
-def test_a_body_of_64_kib_is_read_and_one_byte_more_is_not(api):
-    body = b'{"name": "Shop"' + b" " * (64 * 1024 - 16) + b"}"
-    api.request("/projects", method="POST", body=body, content_type="application/json", status=201)
-    body = body[:-1] + b" }"
-    api.request("/projects", method="POST", body=body, content_type="application/json", status=413)

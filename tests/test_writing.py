@@ -1,7 +1,6 @@
 """One writer at a time: what no exception, signal, damage or full disk may do to the others."""
 
 import ctypes
-import json
 import os
 import random
 import resource
@@ -15,25 +14,14 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from http.client import HTTPConnection
 
 import pytest
 from conftest import ROOT, Api, eventually
+from wire import ask
 
 import db
 from plumbing import Unavailable, sqlite
 from plumbing.sqlite import DELIVERS, WAL_BYTES, WRITES, LockFile
-
-
-def send(server, method, path, body=None):
-    """(status, JSON) of one request over a connection of its own."""
-    with closing(HTTPConnection("127.0.0.1", server.port, timeout=30)) as connection:
-        data = None if body is None else json.dumps(body)
-        connection.request(method, path, data, {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        text = answer.read()
-        return answer.status, json.loads(text) if text else None
-
 
 # ---------------------------------------------------------------- nothing leaves the lock held
 
@@ -149,24 +137,25 @@ def test_ctrl_c_during_writes_costs_no_other_process_a_write(database):
 
 def test_nobody_is_told_of_what_was_not_committed(start, database):
     server = start("--quiet")
-    assert send(server, "POST", "/projects", {"name": "Website"})[0] == 201
+    assert ask(server, "POST", "/projects", {"name": "Website"})[0] == 201
     unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
     user = {"name": "Max", "email": "max@example.com"}
     with ThreadPoolExecutor(16) as pool:
-        told = list(pool.map(lambda _: send(server, "POST", "/users", user), range(64)))
+        told = list(pool.map(lambda _: ask(server, "POST", "/users", user), range(64)))
     # Not 409: that somebody else has the address was seen in a transaction that was lost.
-    assert {status for status, _ in told} == {503}
+    assert {status for status, _, _ in told} == {503}
+    assert ask(server, "GET", "/projects/1")[0] == 200
     resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, unlimited)
-    eventually(lambda: send(server, "POST", "/users", user)[0] in (201, 409))
-    assert len(send(server, "GET", "/users")[1]) == 1
+    eventually(lambda: ask(server, "POST", "/users", user)[0] in (201, 409))
+    assert len(ask(server, "GET", "/users")[2]) == 1
 
 
 def test_a_damaged_row_fails_for_those_whom_it_concerns_and_for_nobody_else(start, database):
     server = start("--quiet")
-    send(server, "POST", "/projects", {"name": "Website"})
+    ask(server, "POST", "/projects", {"name": "Website"})
     for n in range(8):
-        send(server, "POST", "/tickets", {"title": f"T {n}", "project_id": 1, "status": "open"})
+        ask(server, "POST", "/tickets", {"title": f"T {n}", "project_id": 1, "status": "open"})
     with closing(sqlite3.connect(database)) as conn:
         conn.execute("UPDATE tickets SET title = CAST(x'ff41' AS TEXT) WHERE id = 4")
         conn.commit()
@@ -174,7 +163,7 @@ def test_a_damaged_row_fails_for_those_whom_it_concerns_and_for_nobody_else(star
     def change(n):
         status = ("open", "closed")[n // 8 % 2]
         ticket = 1 + n % 8
-        return ticket, send(server, "PATCH", f"/tickets/{ticket}", {"status": status})[0]
+        return ticket, ask(server, "PATCH", f"/tickets/{ticket}", {"status": status})[0]
 
     with ThreadPoolExecutor(32) as pool:
         answers = Counter(pool.map(change, range(400)))
@@ -185,27 +174,27 @@ def test_a_damaged_row_fails_for_those_whom_it_concerns_and_for_nobody_else(star
 def test_of_many_that_wait_each_is_answered_for_itself(start):
     """A few succeed, others are refused for many reasons, and all in the same commits."""
     server = start("--quiet")
-    send(server, "POST", "/projects", {"name": "Website"})
+    ask(server, "POST", "/projects", {"name": "Website"})
     stop = threading.Event()
 
     def fail():
         while not stop.is_set():
             body = {"title": "T", "project_id": 99, "status": "open"}
-            assert send(server, "POST", "/tickets", body)[0] == 422
-            assert send(server, "DELETE", "/users/99")[0] == 404
-            assert send(server, "POST", "/projects", {"name": "website"})[0] == 409
-            assert send(server, "POST", "/nothing", {})[0] == 404
+            assert ask(server, "POST", "/tickets", body)[0] == 422
+            assert ask(server, "DELETE", "/users/99")[0] == 404
+            assert ask(server, "POST", "/projects", {"name": "website"})[0] == 409
+            assert ask(server, "POST", "/nothing", {})[0] == 404
 
     with ThreadPoolExecutor(9) as pool:
         failing = [pool.submit(fail) for _ in range(8)]
         try:
             for n in range(50):
                 body = {"title": f"T {n}", "project_id": 1, "status": "open"}
-                assert send(server, "POST", "/tickets", body)[0] == 201
+                assert ask(server, "POST", "/tickets", body)[0] == 201
         finally:
             stop.set()
         assert [future.result() for future in failing] == [None] * 8
-    assert send(server, "GET", "/projects/1")[1]["tickets"]["open"] == 50
+    assert ask(server, "GET", "/projects/1")[2]["tickets"]["open"] == 50
 
 
 def test_a_batch_is_over_when_more_than_a_part_was_taken_back(app):
@@ -277,6 +266,7 @@ def test_a_lock_that_cannot_be_had_is_503_and_leaks_nothing(app, api, database):
     os.mkdir(lock)
     for n in range(150):
         assert api.post_json("/projects", {"name": f"Project {n}"}, status="*").status_code == 503
+    assert "locked" in api.problem("GET", "/health")["detail"]
     os.rmdir(lock)
     assert len(os.listdir("/proc/self/fd")) <= before
     assert api.project("Shop")

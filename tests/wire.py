@@ -12,7 +12,7 @@ DAVE = {"name": "Dave", "email": "dave@example.com"}
 def ask(server, method, path, body=None, **headers):
     """(status, headers, JSON) of one request on a connection of its own."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=15)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)) as connection:
         data = None if body is None else json.dumps(body)
         connection.request(method, path, data, {"Content-Type": "application/json", **named})
         answer = connection.getresponse()
