@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING or not __package__:
-    from plumbing import sqlite
+    from plumbing import engine
     from plumbing.text import fold, name_key, same
     from plumbing.worker import later
 else:
-    from .plumbing import sqlite
+    from .plumbing import engine
     from .plumbing.text import fold, name_key, same
     from .plumbing.worker import later
 
 DAY = 24 * 3600.0  # seconds
-Connection = sqlite.Connection
-Database = sqlite.Database
+Connection = engine.Connection
+Database = engine.Database
 
 
 class NotFound(Exception):
@@ -55,18 +55,26 @@ Start = tuple[str, int]  # the first item of a page: what orders it, where not t
 
 def open_database(
     location: str | os.PathLike[str],
-    clock: Callable[[], datetime] = sqlite.utc_now,
+    clock: Callable[[], datetime] = engine.utc_now,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Database:
-    """The tracker database at `location`, created or brought forward. Raises Unavailable."""
+    """The tracker database at `location`, a file or the URL of a PostgreSQL server, created or
+    brought forward. Raises Unavailable.
+    """
     here = Path(__file__).parent
-    schema = sqlite.Schema(
+    schema = engine.Schema(
+        name="tracker",
         application_id=0x7469636B,  # "tick"
         create=(here / "schema.sql").read_text("utf-8"),
         upgrades=[file.read_text("utf-8") for file in sorted(here.glob("upgrades/*.sql"))],
         functions={"fold": fold, "name_key": name_key},
+        filled="""
+            INSERT INTO ticket_texts (ticket_texts) VALUES ('rebuild');
+            UPDATE system SET indexed = (SELECT coalesce(max(id), 0) FROM tickets);""",
     )
-    return Database(location, schema, clock, progress)
+    postgres = (here / "plumbing" / "postgres.sql").read_text("utf-8")
+    on_server = engine.Schema(schema.name, schema.application_id, postgres, upgrades=[])
+    return engine.open_database(location, schema, on_server, clock, progress)
 
 
 # ---------------------------------------------------------------- documents and pages
@@ -92,15 +100,16 @@ def _page(conn: Connection, what: str, places: str, values: dict[str, Any], limi
     # as fast. One place more than are shown tells where the next page starts.
     sql = f"""
         WITH page AS MATERIALIZED ({places} LIMIT :limit + 1)
-        SELECT (SELECT CAST(group_concat(document) AS BLOB)
-                  FROM (SELECT document
+        SELECT (SELECT CAST('[' || group_concat(document) || ']' AS BLOB)
+                  FROM (SELECT (SELECT document
+                                  FROM {what}_documents
+                                 WHERE id = page.id) AS document
                           FROM page
-                         CROSS JOIN {what}_documents AS documents ON documents.id = page.id
-                         LIMIT :limit)),
+                         LIMIT :limit) AS shown),
                (SELECT place FROM page LIMIT 1 OFFSET :limit),
                (SELECT id FROM page LIMIT 1 OFFSET :limit)"""
     document, place, id = conn.execute(sql, {**values, "limit": limit}).fetchone()
-    return Page(b"[%b]" % (document or b""), None if id is None else (str(place), id))
+    return Page(document or b"[]", None if id is None else (str(place), id))
 
 
 def list_by_id(
@@ -168,8 +177,8 @@ def delete_user(conn: Connection, user_id: int, by: str | None = None) -> Iterat
 
     Yields the change of each of the tickets, for the caller to tell.
     """
-    tickets = conn.execute("SELECT ticket_id FROM assignments WHERE user_id = :id", {"id": user_id})
-    for (ticket_id,) in tickets.fetchall():
+    sql = "SELECT ticket_id FROM assignments WHERE user_id = :id ORDER BY ticket_id"
+    for (ticket_id,) in conn.execute(sql, {"id": user_id}).fetchall():
         ticket = json.loads(get(conn, "ticket", ticket_id))
         others = [user["id"] for user in ticket["assignees"] if user["id"] != user_id]
         _, change = update_ticket(conn, ticket, {"assignees": others}, by=by)
@@ -245,18 +254,20 @@ def list_tickets(
     any_status = f"status IN ({any_status})" if statuses else "TRUE"
     statuses = statuses or list(STATUSES)
     filtered = project_id or assignee_id is not None or by_touch
-    indexed = len(text) >= 3 and _is_rare(conn, text, filtered)
+    indexed = not conn.plans and len(text) >= 3 and _is_rare(conn, text, filtered)
     # Of each part the id, as the index that leads it has it, and the rest of the query.
-    if indexed:
-        found = "ticket_texts CROSS JOIN tickets ON tickets.id = ticket_texts.rowid"
+    if conn.plans:
+        parts = [("tickets.id", f"tickets WHERE {any_status}")]
+    elif indexed:
+        found = "ticket_texts CROSS JOIN tickets WHERE tickets.id = ticket_texts.rowid"
         newest = "tickets WHERE tickets.id > (SELECT indexed FROM system)"
         parts = [
-            ("ticket_texts.rowid", f"{found} WHERE ticket_texts MATCH :phrase AND {any_status}"),
+            ("ticket_texts.rowid", f"{found} AND ticket_texts MATCH :phrase AND {any_status}"),
             ("tickets.id", f"{newest} AND {any_status}"),
         ]
     elif assignee_id:
-        theirs = "assignments CROSS JOIN tickets ON tickets.id = assignments.ticket_id"
-        parts = [("assignments.ticket_id", f"{theirs} WHERE user_id = :user AND {any_status}")]
+        theirs = "assignments CROSS JOIN tickets WHERE tickets.id = assignments.ticket_id"
+        parts = [("assignments.ticket_id", f"{theirs} AND user_id = :user AND {any_status}")]
     else:
         parts = [("tickets.id", f"tickets WHERE status = :{n}") for n in range(len(statuses))]
     filters = ""
@@ -264,11 +275,11 @@ def list_tickets(
         filters += " AND project_id = :project"
     if assignee_id == 0:
         filters += " AND NOT EXISTS (SELECT 1 FROM assignments WHERE ticket_id = tickets.id)"
-    if assignee_id and indexed:
+    if assignee_id and (conn.plans or indexed):
         filters += """ AND EXISTS (SELECT 1 FROM assignments
                                     WHERE ticket_id = tickets.id AND user_id = :user)"""
     if text:  # also of what the index finds: it takes some characters for others
-        filters += " AND instr(tickets.text, :text) > 0"
+        filters += f" AND {conn.contains('tickets.text', ':text')}"
     if start and by_touch:
         filters += f" AND (touched_at, tickets.id) {at} (:place, :start)"
     places = " UNION ALL ".join(
@@ -406,9 +417,9 @@ def list_emails(
     """The mail that meets both filters, newest first."""
     source, order, filters = "emails", "emails.id DESC", ""
     if ticket_id:
-        source = "history CROSS JOIN emails ON emails.history_id = history.id"
+        source = "history CROSS JOIN emails"
         order = "history.id DESC, emails.id DESC"  # that is the same, and along an index
-        filters += " AND history.ticket_id = :ticket"
+        filters += " AND emails.history_id = history.id AND history.ticket_id = :ticket"
     if state == "queued":
         filters += " AND next_attempt_at IS NOT NULL"  # an index knows these
     elif state:
@@ -534,7 +545,7 @@ def record_failure(
     """
     sql = """
         UPDATE emails
-           SET state = CASE WHEN :again IS NULL THEN 'failed' ELSE 'queued' END,
+           SET state = CASE WHEN CAST(:again AS TEXT) IS NULL THEN 'failed' ELSE 'queued' END,
                attempts = attempts + 1, uncertain = :uncertain, error = :error,
                next_attempt_at = :again, address = coalesce(:address, address)
          WHERE id = :id AND next_attempt_at = :next_attempt_at"""

@@ -22,15 +22,15 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING or not __package__:
     import db
     import mailer
-    from plumbing import Unavailable, message, server, text, web
+    from plumbing import Unavailable, engine, message, server, text, web
+    from plumbing.engine import utc_now
     from plumbing.smtp import Smtp
-    from plumbing.sqlite import utc_now
     from plumbing.web import Answer, Call, Problem, Rule
 else:
     from . import db, mailer
-    from .plumbing import Unavailable, message, server, text, web
+    from .plumbing import Unavailable, engine, message, server, text, web
+    from .plumbing.engine import utc_now
     from .plumbing.smtp import Smtp
-    from .plumbing.sqlite import utc_now
     from .plumbing.web import Answer, Call, Problem, Rule
 
 __version__ = "1.0.0"
@@ -325,8 +325,7 @@ def problem_of(error: Exception) -> Problem:
             return Problem(409, str(error), **error.facts)
         case Unavailable():
             log.error("%s", error)
-            detail = f"{error} Nothing was changed; trying again is safe."
-            return Problem(503, detail, headers={"Retry-After": "5"})
+            return Problem(503, f"{error} {error.advice}", headers={"Retry-After": "5"})
     log.error("A defect of the tracker", exc_info=error)
     return Problem(500, "The tracker made a mistake, which is logged. Nothing was changed.")
 
@@ -401,7 +400,10 @@ def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     env = os.environ
     options: dict[str, dict[str, Any]] = {
-        "--db": {"default": env.get("TRACKER_DB") or "tickets.db", "help": "the database file"},
+        "--db": {
+            "default": env.get("TRACKER_DB") or "tickets.db",
+            "help": "a file, or postgresql://...",
+        },
         "--host": {"default": env.get("TRACKER_HOST") or "127.0.0.1", "help": "where to listen"},
         "--port": {"default": env.get("TRACKER_PORT") or "8080", "help": "the port, 0 for any"},
         "--smtp": {"metavar": "URL", "help": "smtp://user:password@host:port or smtps://..."},
@@ -413,11 +415,14 @@ def main(argv: list[str] | None = None) -> int:
     }
     parser = argparse.ArgumentParser(prog="tracker", description="A ticket tracker with mail.")
     parser.add_argument("--version", action="version", version=f"tracker {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="backup | send-test-mail")
+    commands = parser.add_subparsers(dest="command", metavar="backup | send-test-mail | copy")
     backup = commands.add_parser("backup", help="write a consistent copy while the server runs")
     backup.add_argument("file", metavar="FILE")
     test = commands.add_parser("send-test-mail", help="send a mail, and tell what came of it")
     test.add_argument("address", metavar="ADDRESS")
+    copy = commands.add_parser("copy", help="copy all data into an empty database of either kind")
+    copy.add_argument("source", metavar="FROM")
+    copy.add_argument("target", metavar="TO")
     for name, settings in options.items():
         parser.add_argument(name, **settings)
         for command in (backup, test):  # options may stand behind the command as well
@@ -429,6 +434,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.command == "backup":
             return run_backup(args.db, args.file)
+        if args.command == "copy":
+            return run_copy(args.source, args.target)
         if not args.command and not re.fullmatch("[0-9]{1,5}", args.port):
             raise ValueError(f"--port (TRACKER_PORT): {args.port!r} is not a port")
         if args.command == "send-test-mail" and not text.is_address(args.address):
@@ -448,13 +455,14 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"tracker: {error}", file=sys.stderr)
     except Unavailable as error:
-        print(f"tracker: {args.db}: {error}", file=sys.stderr)
+        print(f"tracker: {engine.without_password(args.db)}: {error}", file=sys.stderr)
     return 1
 
 
 def run_server(app: Tracker, host: str, port: int) -> None:
     """Serve until SIGTERM or Ctrl-C. Raises OSError if the port cannot be had."""
-    slow = re.compile("text|assignee|%")  # it may search; with % it might spell the others
+    # It may search; with % it might spell the others. Over a network all may take long.
+    slow = re.compile("" if app.database.remote else "text|assignee|%")
     post, name = app.mailer, app.database.name
 
     def ready(url: str) -> None:
@@ -470,14 +478,33 @@ def run_server(app: Tracker, host: str, port: int) -> None:
 
 def run_backup(database: str, target: str) -> int:
     """Write a copy of the database; the exit status."""
-    if not os.path.exists(database):
-        raise FileNotFoundError(f"there is no database {database}")
+    require_database(database)
 
     def progress(done: int, pages: int) -> None:
         server.show_progress(f"{100 * done // pages} %" + "\n" * (done == pages))
 
     db.open_database(database).backup(target, progress)
     print(f"Backed up {database} to {target}, {os.path.getsize(target):,} bytes.")
+    return 0
+
+
+def require_database(location: str) -> None:
+    """Raise FileNotFoundError where opening it would create a file."""
+    if not engine.is_url(location) and not os.path.exists(location):
+        raise FileNotFoundError(f"there is no database {location}")
+
+
+def run_copy(source: str, target: str) -> int:
+    """Copy all data into an empty database; the exit status."""
+    require_database(source)
+    where = source
+    try:
+        old, where = db.open_database(source), target
+        new = db.open_database(target)
+        rows = engine.copy(old, new, server.show_progress)
+    except Unavailable as error:
+        raise ValueError(f"{engine.without_password(where)}: {error}") from error
+    print(f"Copied {rows:,} rows from {old.name} to {new.name}.")
     return 0
 
 
