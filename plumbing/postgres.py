@@ -31,12 +31,12 @@ log = logging.getLogger("tracker")
 BUSY_SECONDS = 4.0  # how long a transaction waits for its turn
 LOST_SECONDS = 10.0  # how long a server is waited for that may have committed
 DOWN_SECONDS = 0.3  # how long a server that could not be reached is not asked again
-TURN_SECONDS = 3.0  # how long who may not deliver, or no longer, does not ask again
+TURN_SECONDS = 3.0  # how long who delivered may write down what they did, before another does
 
 WRITES, DELIVERS = 0, 1  # advisory locks
 
-# What each connection is set to. Without these limits, a machine that is lost in a transaction
-# could hold the lock for hours.
+# What each connection is set to. Without these limits a machine that is lost could hold a lock
+# for hours.
 _SETTINGS = f"""
     SET client_min_messages = warning;
     SET standard_conforming_strings = on;
@@ -46,6 +46,9 @@ _SETTINGS = f"""
     SET lock_timeout = '{BUSY_SECONDS:.0f}s';
     SET statement_timeout = '30s';
     SET idle_in_transaction_session_timeout = '10s';
+    SET tcp_keepalives_idle = 5;
+    SET tcp_keepalives_interval = 2;
+    SET tcp_keepalives_count = 3;
     SELECT set_config('synchronous_commit', 'on', false)
      WHERE current_setting('synchronous_commit') = 'off'"""
 # For psycopg.connect(), where the URL says nothing else.
@@ -240,7 +243,8 @@ class Database:
         self._lock = f"{schema.application_id}, {{}}".format
         self._to_write = _WRITE.format(self._lock(WRITES))
         self._deliverer: Connection | None = None  # the one that holds the lock
-        self._ask_again = 0.0  # whether we may deliver
+        self._ask_again = self._deliver_from = 0.0  # by the monotonic clock
+        self._trouble: str | None = None  # why that is not known
         self._begin()
         self._closed = False
         try:
@@ -292,28 +296,39 @@ class Database:
         """Whether this database object is, now or still, the one that delivers.
 
         One at a time among all trackers, until stop_delivering(), close(), death, or the loss of
-        the server. Who lost it or was refused waits, so that an attempt that is under way can
-        be written down before somebody else sends the same mail.
+        the server.
+
+        1. The lock lasts as long as its session, so who has it asks whether that lives.
+        2. Who was refused or has lost the server asks again after TURN_SECONDS.
+        3. Who was refused before and then gets the lock waits as long once more. The other may
+           live on and have lost the server only: so it can write down what it has sent.
         """
         self._notice_fork()
-        if self._deliverer is None and time.monotonic() < self._ask_again:
+        now = time.monotonic()
+        if self._deliverer is None and now < self._ask_again:
+            if self._trouble:
+                raise Unavailable(self._trouble)
             return False
         try:
-            if self._deliverer is not None:
+            if self._deliverer is None:
+                self._deliverer = self._connect()
+                sql = f"SELECT 1 WHERE pg_try_advisory_lock({self._lock(DELIVERS)})"
+                if self._deliverer.command(sql) != "SELECT 1":
+                    self.stop_delivering()
+                    self._ask_again = self._deliver_from = now + TURN_SECONDS
+                elif self._deliver_from:
+                    self._deliver_from = now + TURN_SECONDS
+            else:
                 self._deliverer.command("SELECT 1")
-                return True
-            conn = self._connect()
-            sql = f"SELECT 1 WHERE pg_try_advisory_lock({self._lock(DELIVERS)})"
-            if conn.command(sql) == "SELECT 1":
-                self._deliverer = conn
-                return True
-            conn.close()
+            self._trouble = None
         except psycopg.Error as error:
             self.stop_delivering()
-            self._ask_again = time.monotonic() + TURN_SECONDS
+            self._ask_again, self._trouble = now + TURN_SECONDS, str(unavailable(error))
             raise unavailable(error) from error
-        self._ask_again = time.monotonic() + TURN_SECONDS
-        return False
+        if self._deliverer is None or now < self._deliver_from:
+            return False
+        self._deliver_from = 0.0
+        return True
 
     def stop_delivering(self) -> None:
         """Let somebody else deliver."""
@@ -373,6 +388,7 @@ class Database:
         except psycopg.Error as error:
             if not conn.lost:
                 raise
+            conn.close()  # the server sees it, and ends the old transaction
             committed = self._has_committed(conn)
             if committed is None:
                 raise Unknown(f"The database was lost ({_told(error)}).") from error
@@ -461,7 +477,11 @@ class Database:
         except psycopg.ProgrammingError:  # its words may hold the password
             raise Unavailable("The URL is not one of PostgreSQL.") from None
         try:
-            session = psycopg.connect(**{**_DEFAULTS, **given}, autocommit=True, context=_Context())
+            session = psycopg.connect(
+                **{**_DEFAULTS, "fallback_application_name": f"tracker {os.getpid()}", **given},
+                autocommit=True,
+                context=_Context(),
+            )
         except psycopg.OperationalError as error:
             self._down_until, self._down = time.monotonic() + DOWN_SECONDS, str(error)
             raise

@@ -118,8 +118,9 @@ class Cluster:
                 psycopg.connect(self.url("postgres", "postgres"), connect_timeout=5).close()
                 return
             except psycopg.OperationalError:
-                assert self.process.poll() is None, (self.folder / "log").read_text()
                 assert time.monotonic() < deadline, (self.folder / "log").read_text()
+                if self.process.poll() is not None:  # those of a server that was killed live on
+                    return self.start()
                 time.sleep(0.05)
 
     def stop(self):
