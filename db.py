@@ -20,13 +20,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING or not __package__:
     from plumbing import engine
     from plumbing.text import fold, name_key, same
-    from plumbing.worker import later
 else:
     from .plumbing import engine
     from .plumbing.text import fold, name_key, same
-    from .plumbing.worker import later
 
-DAY = 24 * 3600.0  # seconds
 Connection = engine.Connection
 Database = engine.Database
 
@@ -57,24 +54,21 @@ def open_database(
     location: str | os.PathLike[str],
     clock: Callable[[], datetime] = engine.utc_now,
     progress: Callable[[str], None] = lambda text: None,
+    only_read: bool = False,
 ) -> Database:
     """The tracker database at `location`, a file or the URL of a PostgreSQL server, created or
     brought forward. Raises Unavailable.
     """
-    here = Path(__file__).parent
     schema = engine.Schema(
+        folder=Path(__file__).parent,
         name="tracker",
         application_id=0x7469636B,  # "tick"
-        create=(here / "schema.sql").read_text("utf-8"),
-        upgrades=[file.read_text("utf-8") for file in sorted(here.glob("upgrades/*.sql"))],
         functions={"fold": fold, "name_key": name_key},
         filled="""
             INSERT INTO ticket_texts (ticket_texts) VALUES ('rebuild');
             UPDATE system SET indexed = (SELECT coalesce(max(id), 0) FROM tickets);""",
     )
-    postgres = (here / "plumbing" / "postgres.sql").read_text("utf-8")
-    on_server = engine.Schema(schema.name, schema.application_id, postgres, upgrades=[])
-    return engine.open_database(location, schema, on_server, clock, progress)
+    return engine.open_database(location, schema, clock, progress, only_read)
 
 
 # ---------------------------------------------------------------- documents and pages
@@ -128,26 +122,6 @@ def _unique(conn: Connection, what: str, value: str) -> Iterator[None]:
         yield
     except conn.IntegrityError as error:
         raise Conflict(f"The {what} {value} is taken.") from error
-
-
-def recall(conn: Connection, key: str) -> tuple[str, str] | None:
-    """What was asked within a day with this Idempotency-Key, and what was answered."""
-    sql = "SELECT request, answer FROM answers WHERE key = :key AND answered_at > :yesterday"
-    row: tuple[str, str] | None
-    row = conn.execute(sql, {"key": key, "yesterday": later(conn.now, -DAY)}).fetchone()
-    return row
-
-
-def remember(conn: Connection, key: str, request: str, answer: str) -> None:
-    """Have recall() find the answer; some of the older ones are forgotten."""
-    values = {"key": key, "request": request, "answer": answer, "now": conn.now}
-    sql = """
-        DELETE FROM answers
-         WHERE key IN (SELECT key FROM answers WHERE answered_at <= :yesterday LIMIT 10)
-            OR key = :key"""
-    conn.execute(sql, {"key": key, "yesterday": later(conn.now, -DAY)})
-    sql = "INSERT INTO answers VALUES (:key, :request, :answer, :now)"
-    conn.execute(sql, values)
 
 
 # ---------------------------------------------------------------- users and projects

@@ -7,30 +7,38 @@ all mail in mailer.py.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
-from urllib.parse import urlsplit
+
+if __name__ == "__main__":  # while all that follows is imported, also as process 1
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: os._exit(128 + number))
 
 if TYPE_CHECKING or not __package__:
     import db
     import mailer
-    from plumbing import Unavailable, engine, message, server, text, web
+    from plumbing import Unavailable, engine, message, server, settings, terminal, text, web
     from plumbing.engine import utc_now
+    from plumbing.settings import Command, Option, Settings
     from plumbing.smtp import Smtp
+    from plumbing.terminal import say
     from plumbing.web import Answer, Call, Problem, Rule
 else:
     from . import db, mailer
-    from .plumbing import Unavailable, engine, message, server, text, web
+    from .plumbing import Unavailable, engine, message, server, settings, terminal, text, web
     from .plumbing.engine import utc_now
+    from .plumbing.settings import Command, Option, Settings
     from .plumbing.smtp import Smtp
+    from .plumbing.terminal import say
     from .plumbing.web import Answer, Call, Problem, Rule
 
 __version__ = "1.0.0"
@@ -44,30 +52,20 @@ MOST_ASSIGNEES = 100
 REQUIRED = "is required"
 
 
-def status(value: Any, fault: web.Fault) -> Any:
-    """One of the three."""
-    return web.one_of(*db.STATUSES)(value.strip() if isinstance(value, str) else value, fault)
-
-
-def assignee(value: str, fault: web.Fault) -> Any:
-    """An id, or "none", which is told as 0."""
-    return 0 if value == "none" else web.id_in_query(value, fault)
-
-
 USER: dict[str, Rule] = {"name": web.line(3, 100), "email": web.email}
 PROJECT: dict[str, Rule] = {"name": web.line(3, 100)}
 TICKET: dict[str, Rule] = {
     "title": web.line(1, 200),
     "description": web.optional(web.text(10_000)),
     "project_id": web.reference,
-    "status": status,
+    "status": web.word(*db.STATUSES),
     "assignees": web.references(MOST_ASSIGNEES, {"id", "name", "email"}),
 }
 CHANGE: dict[str, Rule] = {**TICKET, "comment": web.optional(web.text(10_000))}  # why it is made
 TICKETS: dict[str, Rule | list[Rule]] = web.PAGE | {
     "project_id": web.id_in_query,
-    "assignee_id": assignee,
-    "status": [status],
+    "assignee_id": web.id_or_none,
+    "status": [web.one_of(*db.STATUSES)],
     "text": web.text(10_000),
     "sort": web.one_of("-created", "created", "updated", "-updated"),
 }
@@ -135,7 +133,7 @@ def update_user(call: Call, user_id: int) -> Answer:
 @route("DELETE", "/users/<user_id:id>")
 def delete_user(call: Call, user_id: int) -> Answer:
     call.require_match(db.get(call.conn, "user", user_id))
-    for change in db.delete_user(call.conn, user_id, who(call)):
+    for change in db.delete_user(call.conn, user_id, call.user):
         tell(call, change)
     return Answer(204, {})
 
@@ -194,7 +192,7 @@ def list_tickets(call: Call) -> Answer:
 def create_ticket(call: Call) -> Answer:
     data = {"description": None, "assignees": []} | call.data
     fields = read_ticket(call, data, TICKET, missing=REQUIRED)
-    document, change = db.create_ticket(call.conn, fields, who(call))
+    document, change = db.create_ticket(call.conn, fields, call.user)
     tell(call, change)
     return call.answer(document, 201, f"/tickets/{json.loads(document)['id']}")
 
@@ -246,7 +244,7 @@ def unassign(call: Call, ticket_id: int, user_id: int) -> Answer:
 
 def change_ticket(call: Call, document: bytes, fields: Fields, why: str | None = None) -> Answer:
     """Act, tell, answer: what all changes of a ticket have in common."""
-    after, change = db.update_ticket(call.conn, json.loads(document), fields, why, who(call))
+    after, change = db.update_ticket(call.conn, json.loads(document), fields, why, call.user)
     tell(call, change)
     return call.answer(after)
 
@@ -256,13 +254,6 @@ def tell(call: Call, change: db.Change | None) -> None:
     if change:
         mailer.queue_ticket_mail(call.conn, change, call.app.url)
         call.after_commit = call.app.mailer.worker.wake
-
-
-def who(call: Call) -> str | None:
-    """Who makes the request, as the host application or a proxy says, if one does."""
-    given = call.environ.get("REMOTE_USER") or call.environ.get(call.app.user_key) or ""
-    given = given.encode("latin-1", "replace").decode("utf-8", "replace").strip()  # WSGI's way
-    return given[:254] if given and not text.fault_of_line(given) else None
 
 
 @route("GET", "/tickets/<ticket_id:id>/history", web.PAGE)
@@ -300,15 +291,23 @@ def retry_emails(call: Call) -> Answer:
 
 @route("GET", "/health")
 def health(call: Call) -> Answer:
+    call.app.database.try_write()
     document = json.loads(db.get_health(call.conn))
     post = call.app.mailer
     document["mail"]["error"] = document["mail"]["error"] or post.trouble or post.worker.trouble
     return call.answer(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode())
 
 
+@route("GET", "/")
+def board(call: Call) -> Answer:
+    return call.html(Path(__file__).with_name("board.html").read_bytes())
+
+
 @route("GET", "/openapi.json")
 def openapi(call: Call) -> Answer:
-    return call.answer(Path(__file__).with_name("openapi.json").read_bytes())
+    document = json.loads(Path(__file__).with_name("openapi.json").read_bytes())
+    document["servers"][0]["url"] = call.url("") or "/"
+    return call.answer(json.dumps(document).encode())
 
 
 # ---------------------------------------------------------------- the application
@@ -333,11 +332,19 @@ def problem_of(error: Exception) -> Problem:
 class Tracker(web.Application):
     """The tracker as a WSGI application; create_app() makes one, and close() ends it."""
 
-    def __init__(self, database: db.Database, post: mailer.Mailer, hosts: Iterable[str]) -> None:
-        super().__init__(ROUTES, database, problem_of, hosts)
-        self.database, self.mailer = database, post
-        self.url = self.user_key = ""  # where people find it; the variable that says who they are
-        self.recall, self.remember = db.recall, db.remember
+    how_to_allow = "To serve it, set --allow-host {0} (TRACKER_ALLOWED_HOSTS={0})."
+    what_there_is = "/openapi.json tells what there is."
+
+    def __init__(
+        self, given: Settings, clock: Callable[[], datetime] = utc_now, output: TextIO | None = None
+    ) -> None:
+        whom, hosts = given["sender"], given["allowed_hosts"]
+        self.url = given["url"]  # where people find it
+        self.user_key = given["user_header"]
+        post = given["smtp"] or message.Console(output or sys.stdout)
+        self.database = db.open_database(given["database"], clock, terminal.show_progress)
+        self.mailer = mailer.Mailer(self.database, post, whom)
+        super().__init__(ROUTES, self.database, problem_of, hosts)
 
     def start(self) -> None:
         """Begin to deliver mail, if that has not begun; each request does so, too."""
@@ -367,153 +374,98 @@ def create_app(
     Host. Nothing is left open, so a process may fork after it. Raises ValueError for a bad
     setting, and Unavailable if the database cannot be opened.
     """
-    env = os.environ
-    database = database if database is not None else env.get("TRACKER_DB") or "tickets.db"
-    smtp = smtp if smtp is not None else env.get("TRACKER_SMTP", "")
-    sender = sender if sender is not None else env.get("TRACKER_SENDER") or "tracker@localhost"
-    url = url if url is not None else env.get("TRACKER_URL", "")
-    user_header = user_header if user_header is not None else env.get("TRACKER_USER_HEADER", "")
-    if allowed_hosts is None:
-        allowed_hosts = re.split(r"[,\s]+", env.get("TRACKER_ALLOWED_HOSTS", ""))
-    whom = text.read_sender(sender)
-    if not whom:
-        raise ValueError(f"--sender (TRACKER_SENDER): {sender!r} is not an email address")
-    if url and not (re.fullmatch(r"https?://[!-~]+", url) and urlsplit(url).hostname):
-        raise ValueError(f"--url (TRACKER_URL): {url!r} is not an absolute http or https URL")
-    if not re.fullmatch(r"[A-Za-z0-9-]*", user_header):
-        raise ValueError(f"--user-header (TRACKER_USER_HEADER): {user_header!r} is no header")
+    return Tracker(Settings(OPTIONS, locals(), called=True), clock, output)
+
+
+# ---------------------------------------------------------------- settings and commands
+
+
+OPTIONS = [
+    Option("database", "--db FILE", "TRACKER_DB", "tickets.db",
+           "the database, a file or postgresql://user:password@host/name", os.fspath),
+    Option("host", "--host NAME", "TRACKER_HOST", "127.0.0.1",
+           "the name or address to listen on", settings.own_host),
+    Option("port", "--port PORT", "TRACKER_PORT", "8080", "its port; 0 is any", settings.port),
+    Option("smtp", "--smtp URL", "TRACKER_SMTP", "",
+           "the mail server, smtp://user:password@host:port or smtps://...; none: mail is printed",
+           lambda url: Smtp(url) if url else None),
+    Option("sender", "--sender ADDRESS", "TRACKER_SENDER", "tracker@localhost",
+           "whom mail comes from, 'Name <address>'", text.read_sender),
+    Option("url", "--url URL", "TRACKER_URL", "",
+           "where people find the tracker, for links in mail", settings.web_address),
+    Option("allowed_hosts", "--allow-host NAME", "TRACKER_ALLOWED_HOSTS", "",
+           "a name to be served under, may be repeated; * for any", settings.host_name, many=True),
+    Option("user_header", "--user-header NAME", "TRACKER_USER_HEADER", "",
+           "the header in which a proxy says who it is", settings.header),
+    Option("quiet", "--quiet", "", "", "no line per request", bool),
+]  # fmt: skip
+
+
+def run_server(given: Settings) -> int:
+    """Serve until SIGTERM or Ctrl-C."""
+    web.access.setLevel(logging.WARNING if given["quiet"] else logging.INFO)
+    host, port = given["host"], given["port"]
+    app = Tracker(given)
+    # It may search; with % it might spell the others. Over a network all may take long.
+    slow = re.compile("" if app.database.remote else "text|assignee|%")
+
+    def ready(url: str) -> None:
+        app.start()
+        post = app.mailer
+        if not web.is_loopback(host):
+            say(f"Warning: there is no login; whoever reaches {host} can read and change all.")
+        if isinstance(post.server, Smtp) and post.sender[1].endswith("@localhost"):
+            say(f"Warning: most mail servers refuse {post.sender[1]}; set --sender to yours.")
+        say(f"Tracker ready on {url}, database {app.database.name}, mail goes to {post.server}.")
+
     try:
-        post = Smtp(smtp, whom[1]) if smtp else message.Console(output or sys.stdout)
-    except ValueError as error:
-        raise ValueError(f"--smtp (TRACKER_SMTP): it {error}") from None
-    base = db.open_database(database, clock, server.show_progress)
-    app = Tracker(base, mailer.Mailer(base, post, whom), filter(None, allowed_hosts))
-    app.url = url
-    app.user_key = f"HTTP_{user_header.upper().replace('-', '_')}" if user_header else ""
-    return app
+        server.serve(app, host, port, lambda query: bool(slow.search(query)), ready)
+    except OSError as error:
+        raise given.fault(str(error), "host", "port") from error
+    finally:
+        app.close()
+    return 0
 
 
-# ---------------------------------------------------------------- the command line
+def run_backup(given: Settings, target: str) -> int:
+    """Write a copy of the database."""
+    database = given["database"]
+    db.open_database(database, only_read=True).backup(target, terminal.show_share)
+    say(f"Backed up {database} to {target}, {os.path.getsize(target):,} bytes.")
+    return 0
+
+
+def run_copy(given: Settings, source: str, target: str) -> int:
+    """Copy all data into an empty database of either kind."""
+    say(engine.copy_from_to(source, target, db.open_database, terminal.show_progress))
+    return 0
+
+
+def run_test_mail(given: Settings, address: str) -> int:
+    """Send a mail through the queue, and tell what came of it."""
+    if not text.is_address(address):
+        raise ValueError(f"{address!r} is not a valid email address")
+    if not given["smtp"]:
+        raise given.fault("there is no mail server, as this is not set", "smtp")
+    with closing(Tracker(given)) as app:
+        taken, said = mailer.send_test_mail(app.mailer, address, patience=30)
+    way = f" through {app.mailer.server}" if app.mailer.delivers else ""
+    say(f"Mail to {address}{way}: {said}")
+    return 0 if taken else 1
+
+
+COMMANDS = [
+    Command("", "serve", run_server),
+    Command("backup FILE", "write a consistent copy while the server runs", run_backup),
+    Command("copy FROM TO", "copy all data into an empty database of either kind", run_copy),
+    Command("send-test-mail ADDRESS", "send a mail, and tell what came of it", run_test_mail),
+]
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    env = os.environ
-    options: dict[str, dict[str, Any]] = {
-        "--db": {
-            "default": env.get("TRACKER_DB") or "tickets.db",
-            "help": "a file, or postgresql://...",
-        },
-        "--host": {"default": env.get("TRACKER_HOST") or "127.0.0.1", "help": "where to listen"},
-        "--port": {"default": env.get("TRACKER_PORT") or "8080", "help": "the port, 0 for any"},
-        "--smtp": {"metavar": "URL", "help": "smtp://user:password@host:port or smtps://..."},
-        "--sender": {"metavar": "ADDRESS", "help": "whom mail comes from: 'Name <address>'"},
-        "--url": {"help": "where people find the tracker, for links in mail"},
-        "--allow-host": {"metavar": "NAME", "action": "append", "help": "serve it; * for any"},
-        "--user-header": {"metavar": "NAME", "help": "the header in which a proxy says who it is"},
-        "--quiet": {"action": "store_true", "help": "no line per request"},
-    }
-    parser = argparse.ArgumentParser(prog="tracker", description="A ticket tracker with mail.")
-    parser.add_argument("--version", action="version", version=f"tracker {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="backup | send-test-mail | copy")
-    backup = commands.add_parser("backup", help="write a consistent copy while the server runs")
-    backup.add_argument("file", metavar="FILE")
-    test = commands.add_parser("send-test-mail", help="send a mail, and tell what came of it")
-    test.add_argument("address", metavar="ADDRESS")
-    copy = commands.add_parser("copy", help="copy all data into an empty database of either kind")
-    copy.add_argument("source", metavar="FROM")
-    copy.add_argument("target", metavar="TO")
-    for name, settings in options.items():
-        parser.add_argument(name, **settings)
-        for command in (backup, test):  # options may stand behind the command as well
-            command.add_argument(name, **{**settings, "default": argparse.SUPPRESS})
-    args = parser.parse_args(argv)
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    web.access.setLevel(logging.WARNING if args.quiet else logging.INFO)
-    try:
-        if args.command == "backup":
-            return run_backup(args.db, args.file)
-        if args.command == "copy":
-            return run_copy(args.source, args.target)
-        if not args.command and not re.fullmatch("[0-9]{1,5}", args.port):
-            raise ValueError(f"--port (TRACKER_PORT): {args.port!r} is not a port")
-        if args.command == "send-test-mail" and not text.is_address(args.address):
-            raise ValueError(f"{args.address!r} is not a valid email address")
-        if args.command == "send-test-mail" and not (args.smtp or env.get("TRACKER_SMTP")):
-            raise ValueError("there is no mail server: --smtp (TRACKER_SMTP) is not set")
-        app = create_app(
-            args.db, args.smtp, args.sender, args.allow_host, args.url, args.user_header
-        )
-        try:
-            if args.command == "send-test-mail":
-                return run_test_mail(app, args.address)
-            run_server(app, args.host, int(args.port))
-        finally:
-            app.close()
-        return 0
-    except (ValueError, OSError) as error:
-        print(f"tracker: {error}", file=sys.stderr)
-    except Unavailable as error:
-        print(f"tracker: {engine.without_password(args.db)}: {error}", file=sys.stderr)
-    return 1
-
-
-def run_server(app: Tracker, host: str, port: int) -> None:
-    """Serve until SIGTERM or Ctrl-C. Raises OSError if the port cannot be had."""
-    # It may search; with % it might spell the others. Over a network all may take long.
-    slow = re.compile("" if app.database.remote else "text|assignee|%")
-    post, name = app.mailer, app.database.name
-
-    def ready(url: str) -> None:
-        app.start()
-        if not web.is_loopback(host):
-            print(f"Warning: there is no login; whoever reaches {host} can read and change all.")
-        if isinstance(post.server, Smtp) and post.sender[1].endswith("@localhost"):
-            print(f"Warning: most mail servers refuse {post.sender[1]}; set --sender to yours.")
-        print(f"Tracker ready on {url}, database {name}, mail goes to {post.server}.", flush=True)
-
-    server.serve(app, host, port, lambda query: bool(slow.search(query)), ready)
-
-
-def run_backup(database: str, target: str) -> int:
-    """Write a copy of the database; the exit status."""
-    require_database(database)
-
-    def progress(done: int, pages: int) -> None:
-        server.show_progress(f"{100 * done // pages} %" + "\n" * (done == pages))
-
-    db.open_database(database).backup(target, progress)
-    print(f"Backed up {database} to {target}, {os.path.getsize(target):,} bytes.")
-    return 0
-
-
-def require_database(location: str) -> None:
-    """Raise FileNotFoundError where opening it would create a file."""
-    if not engine.is_url(location) and not os.path.exists(location):
-        raise FileNotFoundError(f"there is no database {location}")
-
-
-def run_copy(source: str, target: str) -> int:
-    """Copy all data into an empty database; the exit status."""
-    require_database(source)
-    where = source
-    try:
-        old, where = db.open_database(source), target
-        new = db.open_database(target)
-        rows = engine.copy(old, new, server.show_progress)
-    except Unavailable as error:
-        raise ValueError(f"{engine.without_password(where)}: {error}") from error
-    print(f"Copied {rows:,} rows from {old.name} to {new.name}.")
-    return 0
-
-
-def run_test_mail(app: Tracker, address: str) -> int:
-    """Send a mail through the queue; the exit status."""
-    taken, said = mailer.send_test_mail(app.mailer, address, patience=30)
-    way = f" through {app.mailer.server}" if app.mailer.delivers else ""
-    print(f"Mail to {address}{way}: {said}")
-    return 0 if taken else 1
+    program, about = f"tracker {__version__}", "A ticket tracker with mail."
+    return terminal.run(program, about, OPTIONS, COMMANDS, {Unavailable: "database"}, argv)
 
 
 if __name__ == "__main__":

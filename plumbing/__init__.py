@@ -10,14 +10,15 @@ from __future__ import annotations
 class Unavailable(Exception):
     """The database cannot be read or written now. Carries sentences; `advice` is what follows.
 
-    `damaged` says that what is stored is at fault, maybe one row only, and not the access to it.
+    `damaged` says that what is stored is at fault, maybe one row only, and not the access to it;
+    `busy`, that others were at it for too long.
     """
 
     advice = "Nothing was changed; trying again is safe."
 
-    def __init__(self, sentences: str, damaged: bool = False) -> None:
+    def __init__(self, sentences: str, damaged: bool = False, busy: bool = False) -> None:
         super().__init__(sentences)
-        self.damaged = damaged
+        self.damaged, self.busy = damaged, busy
 
 
 class Unknown(Unavailable):

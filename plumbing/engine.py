@@ -8,23 +8,37 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from . import Unavailable
 
 
 class Schema(NamedTuple):
-    """What a database holds: how to create it, and how to bring older ones forward."""
+    """What a database holds: how to create it, and how to bring older ones forward.
 
+    The SQL is in files of `folder`: schema.sql and upgrades/*.sql are for SQLite, postgres.sql is
+    for PostgreSQL.
+    """
+
+    folder: Path
     name: str  # of the schema, where one database has several
     application_id: int  # tells our files, or locks, from those of other programs
-    create: str  # SQL of the newest version
-    upgrades: list[str]  # the SQL that takes version 1 to 2, then 2 to 3, and so on
     functions: Mapping[str, Callable[[str], str]] = {}  # of one text, for the upgrades
-    filled: str = ""  # SQL to run when all rows were copied into it, past its triggers
+    filled: str = ""  # SQL to run when all rows were copied into a file, past its triggers
+    create: str = ""  # SQL of the newest version
+    upgrades: Sequence[str] = ()  # the SQL that takes version 1 to 2, then 2 to 3, and so on
+
+    def read(self, create: str, upgrades: str = "") -> Schema:
+        """The schema with the SQL of these files."""
+        files = sorted(self.folder.glob(upgrades)) if upgrades else []
+        return self._replace(
+            create=(self.folder / create).read_text("utf-8"),
+            upgrades=[file.read_text("utf-8") for file in files],
+        )
 
     @property
     def tables(self) -> list[str]:
@@ -103,6 +117,9 @@ class Database(Protocol):
     def batch(self) -> AbstractContextManager[Any]:
         """One transaction for many writes, so that the disk is waited for once."""
 
+    def try_write(self) -> None:
+        """Raise Unavailable if no write can succeed now; waits for nobody."""
+
     def keep(self) -> AbstractContextManager[Connection]:
         """A transaction of any length while nobody writes."""
 
@@ -145,23 +162,41 @@ def without_password(location: str | os.PathLike[str]) -> str:
 
 def open_database(
     location: str | os.PathLike[str],
-    sqlite_schema: Schema,
-    postgres_schema: Schema,
+    schema: Schema,
     clock: Callable[[], datetime],
     progress: Callable[[str], None],
+    only_read: bool,
 ) -> Database:
     """The database at the location, a file or a URL, made ready. Raises Unavailable."""
     if not is_url(location):
         from .sqlite import Database as File
 
-        return File(location, sqlite_schema, clock, progress)
+        sources = schema.read("schema.sql", "upgrades/*.sql")
+        return File(location, sources, clock, progress, only_read)
     try:
         from .postgres import Database as Server
     except ImportError as error:
         raise Unavailable(
             f"PostgreSQL needs psycopg 3: pip install 'ticket-tracker[postgres]' ({error})."
         ) from error
-    return Server(os.fspath(location), postgres_schema, clock)
+    return Server(os.fspath(location), schema.read("postgres.sql"), clock, only_read)
+
+
+def copy_from_to(
+    source: str, target: str, open: Callable[[str], Database], progress: Callable[[str], None]
+) -> str:
+    """Copy all from one location to the other; what was done. Raises ValueError."""
+    where = source
+    try:
+        if not is_url(source) and not os.path.exists(source):
+            raise Unavailable("There is no such database.")
+        with closing(open(source)) as old:
+            where = target
+            with closing(open(target)) as new:
+                rows = copy(old, new, progress)
+                return f"Copied {rows:,} rows from {old.name} to {new.name}."
+    except Unavailable as error:
+        raise ValueError(f"{without_password(where)}: {error}") from error
 
 
 def copy(source: Database, target: Database, progress: Callable[[str], None]) -> int:

@@ -232,12 +232,15 @@ class Database:
 
     `url` may name several hosts. Between its calls it has nothing open until it is first read
     or written; a child that is forked later opens connections of its own. `clock` tells the
-    time in UTC. Raises Unavailable if it cannot be reached, is no UTF-8, or a newer one.
+    time in UTC. Raises Unavailable if it cannot be reached or written, is not in UTF-8, or is a
+    newer one; where it is `only_read`, nothing is looked at yet.
     """
 
     remote = True
 
-    def __init__(self, url: str, schema: Schema, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, url: str, schema: Schema, clock: Callable[[], datetime], only_read: bool = False
+    ) -> None:
         self.name = without_password(url)
         self._url, self.schema, self._clock = url, schema, clock
         self._lock = f"{schema.application_id}, {{}}".format
@@ -247,8 +250,11 @@ class Database:
         self._trouble: str | None = None  # why that is not known
         self._begin()
         self._closed = False
+        self._failing = False  # whether the last write did not succeed
         try:
-            self._set_up()
+            if not only_read:
+                self._set_up()
+                self.try_write()
         finally:
             self._release()
 
@@ -263,16 +269,35 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that is committed at the end, or taken back on any exception."""
-        with self._transaction(self._to_write) as conn:
-            yield conn
-            self._commit(conn)
+        try:
+            with self._transaction(self._to_write) as conn:
+                yield conn
+                self._commit(conn)
+                self._failing = False
+        except Unavailable:
+            self._failing = True
+            raise
 
     @contextmanager
     def batch(self) -> Iterator[Batch]:
         """One transaction for many writes, so that the disk is waited for once."""
-        with self._transaction(self._to_write) as conn:
+        with self.write() as conn:
             yield Batch(self, conn)
-            self._commit(conn)
+
+    def try_write(self) -> None:
+        """Raise Unavailable if no write can succeed now; waits for nobody.
+
+        A row is written, and taken back. That somebody else writes is no failure, unless our
+        last write waited for them in vain.
+        """
+        with self._transaction("BEGIN READ WRITE; SET LOCAL lock_timeout = '100ms'") as conn:
+            free = conn.command(f"""
+                INSERT INTO commits VALUES ('{os.urandom(16).hex()}', 0, now());
+                SELECT 1 WHERE pg_try_advisory_xact_lock({self._lock(WRITES)})""")
+            if free == "SELECT 1":
+                self._failing = False
+            elif self._failing:
+                raise Unavailable("The database is locked by another writer.", busy=True)
 
     @contextmanager
     def keep(self) -> Iterator[Connection]:
@@ -527,10 +552,14 @@ class Database:
 
     def _version(self, conn: Connection) -> int:
         """The version of the schema; 0 where there is none."""
-        table = f"{self.schema.name}.schema_version"
-        if conn.execute("SELECT to_regclass(:table)", {"table": table}).fetchone() == (None,):
+        # Not to_regclass(): within a transaction it does not see what others create meanwhile.
+        sql = """
+            SELECT 1 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+             WHERE nspname = :schema AND relname = 'schema_version'"""
+        if not conn.execute(sql, {"schema": self.schema.name}).fetchone():
             return 0
-        [(version,)] = conn.execute(f"SELECT version FROM {table}").fetchall()
+        sql = f"SELECT version FROM {self.schema.name}.schema_version"
+        [(version,)] = conn.execute(sql).fetchall()
         if version > 1 + len(self.schema.upgrades):
             raise Unavailable(
                 "The database was written by a newer version of the program"
@@ -622,7 +651,8 @@ def unavailable(error: psycopg.Error) -> Unavailable:
     state = error.sqlstate or ""
     for known in (state, state[:2]):
         if known in _WORDS:
-            return Unavailable(f"The database {_WORDS[known]} ({_told(error)}).")
+            busy = known in ("40", "55P03")
+            return Unavailable(f"The database {_WORDS[known]} ({_told(error)}).", busy=busy)
     return Unavailable(f"The database is damaged ({_told(error)}).", damaged=True)
 
 

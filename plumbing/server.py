@@ -1,4 +1,4 @@
-"""The server: waitress, bounded in size and number, with one thread for all writes.
+"""The server: waitress, bounded in time, size and number, with one thread for all writes.
 
 It knows what a read and a write are and nothing of paths: which reads may take long is told
 by the service.
@@ -9,20 +9,23 @@ from __future__ import annotations
 import logging
 import queue
 import re
+import resource
 import signal
 import socket
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
 from waitress import wasyncore
+from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
-from waitress.server import BaseWSGIServer, create_server
-from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
+from waitress.server import TcpWSGIServer
+from waitress.task import ThreadedTaskDispatcher, WSGITask
 from waitress.utilities import RequestEntityTooLarge
 
 from .web import MAX_BODY, Answer, Application, Environ, Problem, title_of
@@ -30,6 +33,11 @@ from .web import MAX_BODY, Answer, Application, Environ, Problem, title_of
 log = logging.getLogger("tracker")
 
 TOGETHER = 64  # writes that share a commit, at most
+PATIENCE = 30.0  # seconds for the head of a request, between two, and to begin reading an answer
+SLOWEST = 1024  # bytes in a second, of a body and of an answer, after that time
+MOST_CONNECTIONS = 900
+OTHER_FILES = 64  # the database in each thread, its locks, the log, the mail server
+MOST_UNREAD = 64 * 2**20  # bytes of answers that are still to be read, of all clients
 
 
 def serve(
@@ -49,25 +57,22 @@ def serve(
     try:
         if not 0 <= port < 65536:  # the system would take it modulo 65536
             raise OSError("a port is a number from 0 to 65535")
-        create_server(
-            app,
-            map=sockets,
+        settings = Adjustments(
             host=host,
             port=port,
-            _dispatcher=dispatcher,
-            connection_limit=900,  # and the files of the database within the usual 1024
-            channel_timeout=30,
-            cleanup_interval=5,
             max_request_header_size=64 * 1024,
             max_request_body_size=8 * MAX_BODY,  # as chunks, each with its overhead
-            asyncore_use_poll=True,
+            log_socket_errors=False,  # clients may go when they like
+            clear_untrusted_proxy_headers=False,  # nobody looks at them
+            inbuf_overflow=2**40,  # no temporary files: their folder may be full
+            outbuf_overflow=2**40,
         )
+        listeners = [
+            Listener(app, sockets, dispatcher=dispatcher, adj=settings, sockinfo=address)
+            for address in settings.listen
+        ]
     except (OSError, ValueError) as error:
         raise OSError(f"cannot listen on {host} port {port}: {error}") from error
-    for listener in sockets.values():
-        if isinstance(listener, BaseWSGIServer):
-            listener.channel_class = Channel
-            port = listener.effective_port
 
     stop = threading.Event()
     # Only a flag: an exception raised here could meet an `except` of waitress, and get lost.
@@ -76,17 +81,14 @@ def serve(
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a queue is no cause for alarm
     # Handing the interpreter over between its threads is what costs waitress most.
     sys.setswitchinterval(0.0005)
+    port = listeners[-1].effective_port
     ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
     while not stop.is_set():
         wasyncore.loop(timeout=0.2, use_poll=True, map=sockets, count=1)
         dispatcher.answer_quick()
+        for listener in listeners:
+            listener.look_after()
     dispatcher.shutdown(timeout=0.8)
-
-
-def show_progress(words: str) -> None:
-    """Show on a terminal, in one line, how far something is."""
-    if sys.stderr.isatty():
-        print(f"\r{words} ", end="", file=sys.stderr, flush=True)
 
 
 class Dispatcher:
@@ -175,27 +177,32 @@ class Task(WSGITask):
 
     def execute(self) -> None:
         """Answer the request."""
-        if self.prepared is None:
-            super().execute()
-            return
+        application = self.channel.server.application
+        self.tell(self.prepared or application.answer(self.get_environment()))
+
+    def tell(self, answer: Answer) -> None:
+        """Send the answer: to HEAD without its body."""
         self.complete = True
-        self.status = f"{self.prepared.status} {title_of(self.prepared.status)}"
-        self.response_headers = list(self.prepared.headers.items())
-        self.content_length = len(self.prepared.body)
-        self.write(self.prepared.body)
+        self.status = f"{answer.status} {title_of(answer.status)}"
+        self.response_headers += answer.headers.items()
+        self.content_length = len(answer.body)
+        head = self.build_response_header()
+        self.wrote_header = True
+        self.channel.write_soon(head if self.request.is_head else head + answer.body)  # at once
+
+    def set_close_on_finish(self) -> None:
+        """Close the connection after the answer, but not as it has no body, like a 204."""
+        if self.has_body or self.version == "1.0" or self.request.connection_close:
+            super().set_close_on_finish()
 
 
-class ProblemTask(ErrorTask):
+class ProblemTask(Task):
     """Says as a problem what waitress itself refuses."""
 
     def execute(self) -> None:
         """Answer what is no request, and drop what comes after it."""
-        answer = Problem(self.request.error.code, self.request.error.body).answer
-        self.status = f"{answer.status} {title_of(answer.status)}"
-        self.response_headers.extend(answer.headers.items())
         self.set_close_on_finish()
-        self.content_length = len(answer.body)
-        self.write(answer.body)
+        self.tell(Problem(self.request.error.code, self.request.error.body).answer)
         self.channel.refused = 16 * MAX_BODY
 
 
@@ -203,9 +210,12 @@ class Parser(HTTPRequestParser):
     """Refuses early what is too large or contradicts itself, and takes one request at a time."""
 
     REQUEST_LINE = re.compile(rb"[!-~]+ [!-~]+( HTTP/[0-9]\.[0-9])?")
+    is_head = False  # also of what is refused before its head is read
 
     def received(self, data: bytes) -> int:
         """Take what came; how much of it belongs to this request."""
+        if not self.headers_finished:
+            self.is_head = (self.header_plus[:99] + data[:99]).lstrip().startswith(b"HEAD ")
         consumed: int = super().received(data)
         body = self.body_rcv
         if max(self.content_length, 0 if body is None else len(body)) > MAX_BODY:
@@ -215,9 +225,13 @@ class Parser(HTTPRequestParser):
             self.expect_continue = False  # waitress would wait for more, in vain
             if consumed < len(data) and not self.empty:
                 # No pipelining: who asks on and on but reads no answers would block a thread.
-                self.headers["CONNECTION"] = "close"
+                self.close_after()
                 consumed = len(data)
         return consumed
+
+    def close_after(self) -> None:
+        """Have the connection closed after the answer."""
+        self.headers["CONNECTION"], self.connection_close = "close", True
 
     def parse_header(self, header_plus: bytes) -> None:
         """Read the head. Raises ParsingError."""
@@ -236,10 +250,20 @@ class Parser(HTTPRequestParser):
             raise ParsingError("Transfer-Encoding needs HTTP/1.1.")
         if self.chunked and "CONTENT_LENGTH" in self.headers:  # who is right? RFC 9112, 6.3
             raise ParsingError("Content-Length and Transfer-Encoding contradict each other.")
+        if self.version == "1.1" and ("HOST" not in self.headers or "," in self.headers["HOST"]):
+            raise ParsingError("One Host is needed.")  # RFC 9112, 3.2
+        if self.proxy_netloc:  # the host of an absolute target counts: RFC 9112, 3.2.2
+            self.headers["HOST"] = self.proxy_netloc
+        # Of the options, which waitress takes for one word, only these mean something here.
+        options = re.split(r"[ \t]*,[ \t]*", self.headers.get("CONNECTION", "").lower())
+        if "close" in options:
+            self.close_after()
+        elif "keep-alive" in options:
+            self.headers["CONNECTION"] = "keep-alive"
 
 
 class Channel(HTTPChannel):
-    """A connection that hangs up gently.
+    """A connection that knows how long its client is waited for, and hangs up gently.
 
     To close it while the client is still sending would reset it, and the client would
     never read why. So what comes after a refusal is dropped for a while, then it is closed.
@@ -250,6 +274,51 @@ class Channel(HTTPChannel):
     prepared: Answer | None = None  # of the request that is served next
     refused = 0  # bytes that may still come
     lingering = False
+    asking = False  # some of a request has come
+    resting = False  # between two requests
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.wait()
+
+    def wait(self) -> None:
+        """From now on it is the client's turn: with a request, or to read an answer."""
+        # By a clock that nobody sets. The bytes of a head do not count: it has a fixed time.
+        self.since, self.moved = time.monotonic(), 0
+
+    def patience(self, now: float) -> float:
+        """The seconds for which the client will be waited for, by the monotonic clock."""
+        if self.requests:  # it is our turn
+            return PATIENCE
+        return self.since + PATIENCE + self.moved / SLOWEST - now
+
+    def received(self, data: bytes) -> bool:
+        """Take what came."""
+        if not self.asking:  # only once: blank lines before a request begin no new time
+            self.asking, self.resting = True, False
+            self.wait()
+        if self.request and self.request.headers_finished:
+            self.moved += len(data)
+        return bool(super().received(data))
+
+    def service(self) -> None:
+        """Answer the request."""
+        super().service()
+        self.asking, self.resting = False, True
+        self.wait()
+
+    def send(self, data: bytes, do_close: bool = True) -> int:
+        """Send some of the answer; how much of it went."""
+        sent: int = super().send(data, do_close)
+        self.moved += sent
+        if sent == self.total_outbufs_len:  # that was the rest
+            self.wait()
+        return sent
+
+    def drop(self) -> None:
+        """Close the connection at once."""
+        self.refused = 0
+        self.handle_close()
 
     def task_class(self, channel: Channel, request: Parser) -> Task:
         """The task that answers the request."""
@@ -283,3 +352,89 @@ class Channel(HTTPChannel):
             self.refused -= len(self.recv(MAX_BODY))
         else:
             super().handle_close()
+
+
+def _most_files() -> int:
+    """How many files the process may have open."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if files == resource.RLIM_INFINITY else files
+
+
+class Listener(TcpWSGIServer):
+    """Accepts connections, and has those who keep it waiting make room for others.
+
+    1. Whoever takes too long, with a request, with reading an answer, or between the two, is
+       dropped: see Channel.patience().
+    2. Where places or files are short, the one who was waited for longest gives way to who
+       comes, and those between two requests before all others.
+    3. Where too much waits to be read, those who are slowest at it are dropped.
+    """
+
+    channel_class = Channel
+    _next_look = _resume = _tell = 0.0  # by the monotonic clock
+    _places = MOST_CONNECTIONS
+    _knocking = False  # somebody comes, and there is no place
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        if (files := _most_files()) < OTHER_FILES + 4:
+            raise OSError(f"{files} open files are too few: at least {OTHER_FILES + 4} are needed")
+
+    def readable(self) -> bool:
+        """Whether somebody may come."""
+        return time.monotonic() >= self._resume
+
+    def look_after(self) -> None:
+        """Drop who must be dropped. Called by the loop between its rounds.
+
+        Within a round the number of a file that is closed might come again, and what was heard
+        of the old connection would be taken for the new one.
+        """
+        now = time.monotonic()
+        if self._knocking:
+            self._knocking = False
+            if slowest := self._slowest(now):
+                slowest.drop()
+            else:  # to ask again at once would be in vain
+                self._resume = now + 0.2
+        if now >= self._next_look:
+            self._next_look = now + 0.2
+            self._places = max(4, min(_most_files() - OTHER_FILES, MOST_CONNECTIONS))
+            self._drop_the_slow(now)
+
+    def handle_accept(self) -> None:
+        """Take a connection, or have room made for it before the next round."""
+        self._knocking = len(self._map) >= self._places
+        try:
+            if not self._knocking and (accepted := self.accept()) is not None:
+                connection, address = accepted
+                self.set_socket_options(connection)
+                Channel(self, connection, address, self.adj, map=self._map)
+        except OSError as error:  # no file, or no memory
+            self._knocking = True
+            if (now := time.monotonic()) >= self._tell:
+                log.warning("Connections must wait: %s", error)
+                self._tell = now + 60
+
+    def _channels(self) -> list[Channel]:
+        """Those whose turn it is."""
+        return [
+            channel
+            for channel in self._map.values()
+            if isinstance(channel, Channel) and not channel.requests
+        ]
+
+    def _slowest(self, now: float) -> Channel | None:
+        def position(channel: Channel) -> tuple[bool, float]:
+            return not channel.resting or channel.total_outbufs_len > 0, channel.patience(now)
+
+        return min(self._channels(), key=position, default=None)
+
+    def _drop_the_slow(self, now: float) -> None:
+        channels = sorted(self._channels(), key=lambda channel: channel.patience(now))
+        unread = sum(channel.total_outbufs_len for channel in channels)
+        for channel in channels:
+            size = channel.total_outbufs_len
+            if channel.patience(now) < 0 or (size and unread > MOST_UNREAD):
+                channel.drop()
+                unread -= size

@@ -161,7 +161,7 @@ class Smtp:
     answer_seconds = 60.0  # for the greeting, and each answer
     data_seconds = 600.0  # for the answer after the data
 
-    def __init__(self, url: str, sender: str) -> None:
+    def __init__(self, url: str) -> None:
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -178,7 +178,7 @@ class Smtp:
             raise ValueError("must have user and password in ASCII")
         self.tls = parts.scheme == "smtps"
         self.host, self.port = parts.hostname or "", port or (465 if self.tls else 25)
-        self.sender = sender
+        self.sender = ""  # of the message at hand
         self._stop = threading.Event()
         self._client: Client | None = None
         self._taken = 0  # over this connection
@@ -189,7 +189,7 @@ class Smtp:
 
     def send(self, message: Message) -> None:
         """Give one message to the server, over the connection that there is. Raises Failure."""
-        recipient, content = message.recipient, message.encode()
+        recipient, content, self.sender = message.recipient, message.encode(), message.sender[1]
         if self._taken >= PER_CONNECTION:
             self.close()
         used = self._client is not None

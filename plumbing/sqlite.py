@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import os
 import random
 import sqlite3
@@ -22,6 +23,7 @@ from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeGuard
+from urllib.parse import quote
 
 from . import Unavailable
 from .engine import Schema
@@ -36,6 +38,13 @@ class Connection(sqlite3.Connection):
 
     now: str  # RFC 3339 in UTC with milliseconds
     plans = False  # whether it weighs all ways by statistics, so that none is to be prescribed
+    patience = BUSY_SECONDS  # how long it waits for others
+
+    def wait_for_others(self, seconds: float) -> None:
+        """Wait so long, from now on."""
+        if seconds != self.patience:
+            self.execute(f"PRAGMA busy_timeout = {seconds * 1000:.0f}")
+            self.patience = seconds
 
     @staticmethod
     def contains(column: str, value: str) -> str:
@@ -78,8 +87,10 @@ class Database:
 
     Between its calls it has nothing open until it is first read or written, so that a
     process may fork before that; a child forked later is refused. `clock` tells the time in
-    UTC. `progress` is told what is done when an older database is brought forward. Raises
-    Unavailable if the file cannot be opened, is damaged, another program's or a newer one.
+    UTC. `progress` is told what is done when an older database is brought forward. Where it is
+    `only_read`, for a backup, nothing is created or changed, and an older schema is as good.
+    Raises Unavailable if the file cannot be opened or written, is damaged, another program's or
+    a newer one.
     """
 
     remote = False
@@ -90,6 +101,7 @@ class Database:
         schema: Schema,
         clock: Callable[[], datetime],
         progress: Callable[[str], None] = lambda text: None,
+        only_read: bool = False,
     ) -> None:
         if sqlite3.sqlite_version_info < (3, 37):
             raise Unavailable(f"SQLite 3.37 or newer is needed, this is {sqlite3.sqlite_version}.")
@@ -103,8 +115,14 @@ class Database:
         self.process: int | None = None  # the one that has something open
         self._closed = False
         self.wal_limit = WAL_BYTES
+        self.failing = False  # whether the last write did not succeed
+        self._only_read = only_read
         try:
-            self._set_up(progress)
+            if only_read:
+                self._look()
+            else:
+                self._set_up(progress)
+                self.try_write()
         finally:
             self._release()
 
@@ -115,6 +133,7 @@ class Database:
         """A transaction that sees one state of the database, and changes nothing."""
         conn = self.lend()
         try:
+            conn.wait_for_others(BUSY_SECONDS)
             conn.execute("BEGIN")
             conn.now = self.now()
             yield conn
@@ -148,6 +167,24 @@ class Database:
             yield conn
             for statement in [*_statements(self.schema.filled), *(sql for _, sql in triggers)]:
                 conn.execute(statement)
+
+    def try_write(self) -> None:
+        """Raise Unavailable if no write can succeed now; waits for nobody.
+
+        A page is written as it is, and taken back, which needs no disk. A full disk is told by
+        a commit only, so where the last write failed, it is committed. That somebody else
+        writes is no failure, unless our last write waited for them in vain.
+        """
+        try:
+            with Write(self, patience=0) as conn:
+                (version,) = conn.execute("PRAGMA user_version").fetchone()
+                conn.execute(f"PRAGMA user_version = {version}")
+                if not self.failing:
+                    conn.execute("ROLLBACK")
+                    conn.execute("BEGIN")  # what is committed is empty
+        except Unavailable as error:
+            if self.failing or not error.busy:
+                raise
 
     def may_deliver(self) -> bool:
         """Whether this database object is, now or still, the one that delivers for the file.
@@ -222,7 +259,8 @@ class Database:
     def _connect(self) -> Connection:
         self.process = os.getpid()
         conn: Connection = sqlite3.connect(
-            self.path,
+            f"file://{quote(os.fsencode(self.path))}?mode={'rw' if self._only_read else 'rwc'}",
+            uri=True,
             timeout=BUSY_SECONDS,
             isolation_level=None,
             check_same_thread=False,  # it is lent to one thread at a time
@@ -259,6 +297,10 @@ class Database:
         2. Take the turn to write, and look again: somebody else may have come first.
         3. Do it in one transaction, so that whoever is killed in it leaves it as it was.
         """
+        self._give_to_owner()
+        if os.path.exists(self.path) and not os.access(self.path, os.W_OK):
+            # SQLite would read it, and leave files beside it that are read-only for ever.
+            raise Unavailable("The database is read-only for this user.")
         conn = self.lend()
         try:
             if self._version(conn) < self._newest:
@@ -270,6 +312,23 @@ class Database:
             raise unavailable(error) from error
         finally:
             conn.close()
+
+    def _look(self) -> None:
+        """See that there is something of ours to be read."""
+        if not os.path.exists(self.path):
+            raise Unavailable("There is no such database.")
+        with self.read() as conn:
+            if self._version(conn) == 0 == conn.execute("PRAGMA user_version").fetchone()[0]:
+                raise Unavailable("The database is empty.")
+
+    def _give_to_owner(self) -> None:
+        """Have what root creates belong to the owner of its folder, who is to serve it."""
+        if os.geteuid() == 0:
+            with suppress(OSError):  # mostly, as it is there
+                folder = os.stat(os.path.dirname(self.path))
+                fd = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+                os.fchown(fd, folder.st_uid, folder.st_gid)
+                os.close(fd)
 
     @property
     def _newest(self) -> int:
@@ -346,25 +405,41 @@ class Database:
         whole and on the disk. `progress` is called with the pages done and the pages in all.
         Raises OSError if the target is no regular file or cannot be written, Unavailable if the
         database cannot be read.
+
+        1. Remove the drafts of those who were killed in this: nobody has them locked.
+        2. Copy to a draft beside the target, so that it is on the same file system.
+        3. Look through it, as a damaged copy must not replace a good one.
+        4. Have it on the disk, then give it its name.
         """
         place = os.path.realpath(target)
-        if os.path.exists(place):
+        if os.path.lexists(place):
             if os.path.samefile(place, self.path):
                 raise FileExistsError(f"{target} is the database itself")
             if not os.path.isfile(place):
                 raise FileExistsError(f"{target} is not a regular file")
+        _remove_drafts(place)
         folder, name = os.path.split(place)
-        fd, draft = tempfile.mkstemp(dir=folder, prefix=f"{name}.", suffix=".partial")
+        fd, draft = tempfile.mkstemp(dir=folder, prefix=f"{name}.", suffix=DRAFT)
         try:
+            with suppress(OSError):
+                _set_lock(fd, 0, fcntl.LOCK_EX | fcntl.LOCK_NB)()
             _make_alike(fd, os.stat(self.path))
             with closing(sqlite3.connect(draft)) as copy, self.read() as conn:
                 # This read fixes the snapshot. Without it, each write by somebody else
                 # would make the backup begin anew.
                 conn.execute("SELECT 1 FROM sqlite_schema").fetchall()
-                conn.backup(
-                    copy, pages=1000, progress=lambda _, left, all: progress(all - left, all)
-                )
-                copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a -wal beside it
+                try:
+                    conn.backup(
+                        copy, pages=1000, progress=lambda _, left, all: progress(all - left, all)
+                    )
+                    copy.execute("PRAGMA journal_mode = DELETE")  # without a -wal beside it
+                    [(found,)] = copy.execute("PRAGMA quick_check(1)").fetchall()
+                except sqlite3.Error as error:
+                    if error.sqlite_errorcode in _OF_READING:
+                        raise
+                    raise OSError(f"{target} cannot be written: {error}") from error
+            if found != "ok":
+                raise OSError(f"{target} is as it was: the copy is damaged ({found})")
             os.fsync(fd)
             os.replace(draft, place)
         except BaseException:
@@ -375,6 +450,22 @@ class Database:
             os.close(fd)
 
 
+DRAFT = ".partial"  # how the name of a backup ends that is not whole
+
+
+def _remove_drafts(place: str) -> None:
+    for draft in glob.glob(f"{glob.escape(place)}.{'[a-z0-9_]' * 8}{DRAFT}"):
+        with suppress(OSError):
+            fd = os.open(draft, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                _set_lock(fd, 0, fcntl.LOCK_EX | fcntl.LOCK_NB)()
+                for left in (draft + "-journal", draft + "-wal", draft + "-shm", draft):
+                    with suppress(FileNotFoundError):
+                        os.unlink(left)
+            finally:
+                os.close(fd)
+
+
 # ---------------------------------------------------------------- writing
 
 
@@ -382,7 +473,7 @@ class Turn:
     """The right to write, which one has among all threads and processes. Raises Unavailable.
 
     1. Stand in the queue of this process's threads until first, then wait for the lock among
-       processes, for BUSY_SECONDS in all.
+       processes, for BUSY_SECONDS in all, or as long as `patience` lasts.
     2. Let go at the end. The place in the queue is an object that only this one knows.
        Whatever ends this, an exception, a signal, Ctrl-C between any two instructions, ends
        that object, and the next is first: no line of code has to run for that. (So this is no
@@ -392,12 +483,13 @@ class Turn:
     class Place:
         """What stands in the queue as long as it lives."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, patience: float | None = None) -> None:
         self._database = database
+        self._patience = BUSY_SECONDS if patience is None else patience
         self._place: Turn.Place | None = None
 
     def __enter__(self) -> Any:
-        database, deadline = self._database, time.monotonic() + BUSY_SECONDS
+        database, deadline = self._database, time.monotonic() + self._patience
         try:
             database.refuse_children()
             database.process = os.getpid()
@@ -405,7 +497,7 @@ class Turn:
             database.queue.append(weakref.ref(self._place))
             while not (self._is_first() and database.lock_file.acquire(WRITES)):
                 if time.monotonic() >= deadline:
-                    raise Unavailable("The database is locked by another writer.")
+                    raise Unavailable("The database is locked by another writer.", busy=True)
                 time.sleep(random.uniform(0.0001, 0.001))
         except BaseException:
             self._let_go(None)
@@ -442,17 +534,21 @@ class Write(Turn):
     _conn: Connection | None = None
 
     def __enter__(self) -> Any:
-        super().__enter__()
         try:
+            super().__enter__()
             self._conn = conn = self._database.lend()
+            conn.wait_for_others(self._patience)
             # IMMEDIATE: a transaction that reads first and writes later fails at once
             # with "database is locked" if somebody else wrote in between.
             conn.execute("BEGIN IMMEDIATE")
             conn.now = self._database.now()
         except BaseException as error:
             self._let_go(error)
-            if is_fault(error):
-                raise unavailable(error) from error
+            failure = unavailable(error) if is_fault(error) else error
+            if isinstance(failure, Unavailable) and (self._patience or not failure.busy):
+                self._database.failing = True
+            if failure is not error:
+                raise failure from error
             raise
         return conn
 
@@ -461,10 +557,14 @@ class Write(Turn):
         try:
             if error is None and self._conn:
                 self._conn.execute("COMMIT")
-                self._empty_wal(self._conn)
+                self._database.failing = False
+                if self._patience:
+                    self._empty_wal(self._conn)
         except BaseException as of_commit:
             failure = of_commit
         self._let_go(failure)
+        if isinstance(failure, Unavailable) or is_fault(failure):
+            self._database.failing = True
         if is_fault(failure):
             raise unavailable(failure) from failure
         if failure and failure is not error:
@@ -487,13 +587,10 @@ class Write(Turn):
             size = os.path.getsize(self._database.path + "-wal")
             if size > WAL_BYTES:
                 patience = RESTART_SECONDS if size > self._database.wal_limit else 0
-                conn.execute(f"PRAGMA busy_timeout = {patience * 1000:.0f}")
-                try:
-                    [(busy, *_)] = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-                    if patience or not busy:
-                        self._database.wal_limit = WAL_BYTES + size * busy
-                finally:
-                    conn.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
+                conn.wait_for_others(patience)
+                [(busy, *_)] = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                if patience or not busy:
+                    self._database.wal_limit = WAL_BYTES + size * busy
 
 
 class Batch(Write):
@@ -579,7 +676,7 @@ class LockFile:
             return os.open(self._path, flags)
         like = os.stat(self._database)
         fd = os.open(self._path, flags | os.O_CREAT, 0o600)
-        _make_alike(fd, like)
+        _make_alike(fd, like, at_least=0o600)  # also while the database is read-only
         return fd
 
     def _is_current(self, fd: int) -> bool:
@@ -589,10 +686,13 @@ class LockFile:
             return False
 
 
-def _make_alike(fd: int, like: os.stat_result) -> None:
-    with suppress(OSError):  # only root may give a file away
-        os.fchmod(fd, like.st_mode & 0o666)
-        os.fchown(fd, like.st_uid, like.st_gid)
+def _make_alike(fd: int, like: os.stat_result, at_least: int = 0) -> None:
+    with suppress(OSError):
+        os.fchmod(fd, like.st_mode & 0o666 | at_least)
+    with suppress(OSError):
+        os.fchown(fd, -1, like.st_gid)  # to a group of one's own
+    with suppress(OSError):
+        os.fchown(fd, like.st_uid, -1)  # only root may
 
 
 def _set_lock(fd: int, byte: int, how: int) -> Callable[[], object]:
@@ -614,7 +714,7 @@ _WORDS = {
     sqlite3.SQLITE_LOCKED: "is locked by another writer",
     sqlite3.SQLITE_NOMEM: "does not get the memory that it needs",
     sqlite3.SQLITE_INTERRUPT: "was interrupted",
-    sqlite3.SQLITE_READONLY: "is read-only",
+    sqlite3.SQLITE_READONLY: "is read-only, or its folder is",
     sqlite3.SQLITE_IOERR: "cannot be read or written",
     sqlite3.SQLITE_FULL: "cannot grow: the disk is full",
     sqlite3.SQLITE_CANTOPEN: "cannot be opened",
@@ -628,6 +728,15 @@ _FILE_AT_FAULT = {
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_NOTADB,
 }
+
+
+_OF_READING = {
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_IOERR_READ,
+    sqlite3.SQLITE_IOERR_SHORT_READ,
+}
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
 
 
 def _code(error: BaseException | None) -> int:
@@ -647,7 +756,8 @@ def unavailable(error: BaseException) -> Unavailable:
     """The fault in words."""
     code = sqlite3.SQLITE_NOMEM if isinstance(error, MemoryError) else _code(error)
     words = _WORDS.get(code, "is damaged")
-    return Unavailable(f"The database {words} ({error}).", damaged=code not in _WORDS)
+    damaged, busy = code not in _WORDS, code in _BUSY
+    return Unavailable(f"The database {words} ({error}).", damaged, busy)
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -60,17 +60,17 @@ def is_address(text: str) -> bool:
     return _ADDRESS.fullmatch(text) is not None
 
 
-def read_sender(text: str) -> tuple[str, str] | None:
-    """The name (maybe empty) and the address in `Tickets <tickets@example.com>`, if it is that.
+def read_sender(text: str) -> tuple[str, str]:
+    """The name, maybe empty, and the address in `Tickets <tickets@example.com>`.
 
-    The address may be at a host without a domain.
+    The address may be at a host without a domain. Raises ValueError if it is not that.
     """
     found = re.fullmatch(r"\s*(?:(?P<name>[^<>]*?)\s*<(?P<in>[^<>]*)>|(?P<only>\S+))\s*", text)
-    if not found:
-        return None
-    name, address = (found["name"] or "").strip('" '), found["in"] or found["only"] or ""
-    fine = _SENDER.fullmatch(address) and len(name) <= 100 and not fault_of_line(name)
-    return (name, address) if fine else None
+    name = ((found and found["name"]) or "").strip('" ')
+    address = (found and (found["in"] or found["only"])) or ""
+    if not _SENDER.fullmatch(address) or len(name) > 100 or fault_of_line(name):
+        raise ValueError(f"{text!r} is not an email address")
+    return name, address
 
 
 def same(one: str, other: str) -> bool:

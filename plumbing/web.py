@@ -25,7 +25,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 import bottle
 
-from . import Unavailable
+from . import Unavailable, idempotency
 from .text import fault_of_line, fault_of_text, is_address
 
 access = logging.getLogger("tracker.access")
@@ -147,6 +147,13 @@ class Call:
             headers["Location"] = self.url(location)
         return Answer(status, headers, document)
 
+    def html(self, document: bytes) -> Answer:
+        """A page of one file, which may run and wear only what stands in it, and ask only us."""
+        answer = self.answer(document)
+        if answer.status == 304:
+            return answer
+        return Answer(200, answer.headers | html_headers(document), document)
+
     def page(self, document: bytes, order: str, next: tuple[str, int] | None) -> Answer:
         """A part of a list in this order; `next` is where there is more: see start()."""
         headers = {"Content-Type": "application/json"}
@@ -163,6 +170,13 @@ class Call:
         return (after.place, after.id) if after else None
 
     @property
+    def user(self) -> str | None:
+        """Who makes the request, as the host application or a proxy says, if one does."""
+        given = self.environ.get("REMOTE_USER") or self.environ.get(self.app.user_key) or ""
+        given = given.encode("latin-1", "replace").decode("utf-8", "replace").strip()  # WSGI's way
+        return given[:254] if given and not fault_of_line(given) else None
+
+    @property
     def limit(self) -> int:
         """How many items a page has at most."""
         return int(self.query.get("limit", 50))
@@ -175,6 +189,31 @@ class Call:
 def etag_of(document: bytes) -> str:
     """A strong ETag: the same for the same content, whoever answers."""
     return f'"{hashlib.blake2b(document, digest_size=12).hexdigest()}"'
+
+
+def html_headers(document: bytes) -> dict[str, str]:
+    """What keeps a page safe: no script, style, frame or origin but its own inline parts and us.
+
+    Nor may its script make elements of text: that is what Trusted Types without a policy forbid.
+    """
+
+    def hashes(element: bytes) -> str:
+        parts = re.findall(b"<%b>(.*?)</%b>" % (element, element), document, re.DOTALL)
+        digests = (base64.b64encode(hashlib.sha256(part).digest()).decode() for part in parts)
+        return " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
+
+    policy = (
+        f"default-src 'none'; script-src {hashes(b'script')}; style-src {hashes(b'style')}; "
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+    return {
+        "Content-Type": "text/html; charset=utf-8",
+        "Content-Security-Policy": policy,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-cache",
+    }
 
 
 def _tags(header: str) -> list[str]:
@@ -281,9 +320,20 @@ def one_of(*values: str) -> Rule:
     return rule
 
 
+def word(*values: str) -> Rule:
+    """The same, with margins that are cut off."""
+    rule = one_of(*values)
+    return lambda value, fault: rule(value.strip() if isinstance(value, str) else value, fault)
+
+
 def id_in_query(value: str, fault: Fault) -> Any:
     """An id in a query."""
     return int(value) if re.fullmatch(ID, value) else fault("must be an id")
+
+
+def id_or_none(value: str, fault: Fault) -> Any:
+    """An id in a query, or "none", which is told as 0."""
+    return 0 if value == "none" else id_in_query(value, fault)
 
 
 ID = r"[1-9][0-9]{0,17}"
@@ -347,20 +397,27 @@ def bad_query(errors: list[dict[str, str]]) -> Problem:
 # ---------------------------------------------------------------- reading a request
 
 
-def guard(environ: Environ, allowed_hosts: set[str]) -> None:
+def guard(environ: Environ, allowed_hosts: set[str], how_to_allow: str) -> None:
     """Keep out what the page of another site, open in a user's browser, may send. Raises Problem.
 
-    Loopback names are always allowed; "*" allows all.
+    Loopback names are always allowed; "*" allows all. `how_to_allow` says how to allow "{0}".
     """
     host = environ.get("HTTP_HOST", "").lower()
     name = name_of(host)
     if not (is_loopback(name) or allowed_hosts & {name, "*"}):
-        raise Problem(403, f"The host {host!r} is not served here; --allow-host would allow it.")
+        hint = how_to_allow.format(name) if name else "It is not the name of a host."
+        raise Problem(403, f"The host {host[:300]!r} is not served here. {hint}")
     method = environ["REQUEST_METHOD"]
     if method not in ("GET", "HEAD", "OPTIONS"):
         origin = environ.get("HTTP_ORIGIN")
-        own = origin is None or _without_port(origin.partition("://")[2]) == _without_port(host)
-        if not own or environ.get("HTTP_SEC_FETCH_SITE") in ("cross-site", "same-site"):
+        if origin is not None and _without_port(origin.partition("://")[2]) != _without_port(host):
+            raise Problem(
+                403,
+                f"A page of another site may not write here: it is of {origin[:300]!r}, and the"
+                f" request is to {host!r}. A proxy in between must pass Host on as it came, with"
+                " its port; X-Forwarded-Host does not count.",
+            )
+        if environ.get("HTTP_SEC_FETCH_SITE") in ("cross-site", "same-site"):
             raise Problem(403, "A page of another site may not write here.")
     if not method.isupper():  # Bottle would take "delete" for DELETE
         raise Problem(400, "The method must be in capital letters.")
@@ -394,15 +451,17 @@ def read_body(environ: Environ, media_types: tuple[str, ...]) -> dict[str, Any]:
         raise Problem(415, f"The body must be labelled Content-Type: {media_types[0]}.")
     # Not by Bottle: it would decode chunks once more that the server has decoded.
     length = environ.get("CONTENT_LENGTH") or ""
-    if environ.get("wsgi.input_terminated") and not length:
-        body: bytes = environ["wsgi.input"].read(MAX_BODY + 1)
-    elif "HTTP_TRANSFER_ENCODING" in environ or not re.fullmatch("[0-9]{0,18}", length):
-        raise Problem(400, "The length of the body is not known.")
-    else:
-        size = min(int(length or 0), MAX_BODY + 1)
-        body = environ["wsgi.input"].read(size)
-        if len(body) < size:
-            raise Problem(400, "The body is shorter than its Content-Length says.")
+    ends = bool(environ.get("wsgi.input_terminated") and not length)  # by itself
+    known = re.fullmatch("[0-9]{0,18}", length) and "HTTP_TRANSFER_ENCODING" not in environ
+    if not (ends or known):
+        raise Problem(400, "The length of the body is not known: send it as Content-Length.")
+    size = MAX_BODY + 1 if ends else min(int(length or 0), MAX_BODY + 1)
+    try:
+        body: bytes = environ["wsgi.input"].read(size)
+    except Exception as error:  # each server has its own for a client that breaks off
+        raise Problem(400, "The body breaks off, or its chunks are not well formed.") from error
+    if len(body) < size and not ends:
+        raise Problem(400, "The body is shorter than its Content-Length says.")
     if len(body) > MAX_BODY:
         raise Problem(413, f"The body is larger than {MAX_BODY:,} bytes.")
     return parse_object(body)
@@ -502,12 +561,11 @@ class Application:
     """Routes over a database, as a WSGI application.
 
     What protects it stands here around the routes, so that no way of mounting loses it.
-    `problem_of` is the one map from what went wrong to what the client is told. `recall` and
-    `remember` keep what was answered to the key of a creation: (request, answer), both text.
+    `problem_of` is the one map from what went wrong to what the client is told.
     """
 
-    recall: Callable[[Any, str], tuple[str, str] | None]
-    remember: Callable[[Any, str, str, str], None]
+    how_to_allow = ""  # the words for whoever asks for a host that is not allowed
+    what_there_is = ""  # and for a path that does not exist
 
     def __init__(
         self,
@@ -528,11 +586,15 @@ class Application:
         """Called at each request; a service begins here what it does beside answering."""
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
+        return send(self.answer(environ), environ, start_response)
+
+    def answer(self, environ: Environ) -> Answer:
+        """The answer to a request by itself."""
         self.start()
         call = self._receive(environ)
         self._answer_alone(call)
         self._log(call)
-        return send(call.answered, environ, start_response)
+        return call.answered
 
     def answer_together(self, environs: Iterator[Environ]) -> list[Answer]:
         """The answers to many writes that share one commit.
@@ -577,7 +639,7 @@ class Application:
         """Read a request; what is wrong with it is its answer already."""
         call = Call(self, environ, time.perf_counter())
         try:
-            guard(environ, self.allowed_hosts)
+            guard(environ, self.allowed_hosts, self.how_to_allow)
             call.route, call.ids = self._match(environ)
             if query := environ.get("QUERY_STRING", ""):
                 call.query, call.others = read_query(query, call.route.query)
@@ -591,7 +653,7 @@ class Application:
         return call
 
     def _match(self, environ: Environ) -> tuple[Route, dict[str, int]]:
-        path = environ.get("PATH_INFO", "")
+        path = environ.get("PATH_INFO") or "/"  # mounted, it may be empty
         try:
             if path.isascii() and path.isprintable():
                 route, ids = self._router.match({**environ, "PATH_INFO": path})
@@ -603,7 +665,7 @@ class Application:
                 raise Problem(
                     405, f"This path knows only {allow}.", headers={"Allow": allow}
                 ) from None
-        raise Problem(404, "There is nothing at this path; /openapi.json tells what there is.")
+        raise Problem(404, f"There is nothing at this path. {self.what_there_is}".strip())
 
     def _handle(self, call: Call, writer: Writer) -> None:
         """Have the request answered in a transaction. Raises Unavailable, and nothing else."""
@@ -625,14 +687,14 @@ class Application:
         """
         said = json.dumps([call.environ["PATH_INFO"], call.data], sort_keys=True)
         request = hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
-        if known := self.recall(call.conn, key):
+        if known := idempotency.recall(call.conn, key):
             if known[0] != request:
                 raise Problem(422, "This Idempotency-Key came with another request before.")
             status, headers, body = json.loads(known[1])
             return Answer(status, headers, body.encode())
         answer = call.act()
         told = json.dumps([answer.status, answer.headers, answer.body.decode()])
-        self.remember(call.conn, key, request, told)
+        idempotency.remember(call.conn, key, request, told)
         return answer
 
     def _answer_alone(self, call: Call) -> None:

@@ -6,6 +6,8 @@ import atexit
 import logging
 import os
 import random
+import signal
+import sys
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -51,20 +53,36 @@ class Worker:
 
     def start(self) -> None:
         """Run the thread, unless it runs. Where no thread is to be had, the next call tries."""
-        if self._process is None and not self.stopping:
-            with self._starting:
+        # Nobody waits for another who starts it: where gevent makes a greenlet of each thread,
+        # after this lock was made, that would stop the thread in which they both run.
+        if self._process is None and not self.stopping and self._starting.acquire(blocking=False):
+            try:
                 if self._process is None:
-                    thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                    try:
-                        thread.start()
-                    except RuntimeError as error:
-                        if not self.trouble:
-                            log.warning("The %s cannot start: %s", self._name, error)
-                        self.trouble = str(error)
-                        return
-                    self.trouble = None
-                    self._thread, self._process = thread, os.getpid()
-                    atexit.register(self.close)  # so that a process does not end amid the work
+                    self._start()
+            finally:
+                self._starting.release()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        try:
+            # Only present in uWSGI, whose older versions run no threads unless told.
+            if not getattr(sys.modules.get("uwsgi"), "has_threads", True):
+                raise RuntimeError("uWSGI runs no threads without --enable-threads")
+            # Signals are for the server: of two at once the second meets another thread, and
+            # uWSGI ends its process in whichever that is, where it waits for ever.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            try:
+                thread.start()  # with this mask
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        except RuntimeError as error:
+            if not self.trouble:
+                log.warning("The %s cannot start: %s", self._name, error)
+            self.trouble = str(error)
+            return
+        self.trouble = None
+        self._thread, self._process = thread, os.getpid()
+        atexit.register(self.close)  # so that a process does not end amid the work
 
     def wake(self) -> None:
         """Have the work done now."""

@@ -38,7 +38,16 @@ def find_programs():
         places.append(Path(spec.origin).parent / "pginstall" / "bin")
     places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     places += [Path(found).resolve().parent for found in [shutil.which("postgres")] if found]
-    return next((place for place in places if (place / "initdb").exists()), None)
+    return next((place for place in places if can_be_run(place)), None)
+
+
+def can_be_run(place):
+    """Whether that user can: root's folders, with what is installed there, are not for others."""
+    try:
+        subprocess.run([place / "initdb", "--version"], capture_output=True, **other_user())
+    except OSError:
+        return False
+    return True
 
 
 def other_user():

@@ -179,12 +179,19 @@ class MailServer:
 
 
 class Server:
-    """The tracker as a process of its own, as a user starts it. Port 0 means any."""
+    """The tracker as a process of its own, as a user starts it. Port 0 means any.
 
-    def __init__(self, database, *options, port=0):
+    `prelude` is a line of Python that is run in it first.
+    """
+
+    def __init__(self, database, *options, port=0, prelude=""):
         self.database = database if is_url(database) else Path(database)
+        start = [ROOT / "tracker.py"]
+        if prelude:
+            where = f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
+            start = ["-c", f"{where}{prelude}; import tracker; sys.exit(tracker.main())"]
         self.process = subprocess.Popen(
-            [sys.executable, ROOT / "tracker.py", "--db", database, "--port", str(port), *options],
+            [sys.executable, *start, "--db", database, "--port", str(port), *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -194,6 +201,8 @@ class Server:
         while not self.lines or "ready on" not in self.lines[-1]:
             line = self.process.stdout.readline()
             if not line:
+                self.process.wait()
+                self.process.stdout.close()
                 raise RuntimeError("".join(self.lines) or "it ended without a word")
             self.lines.append(line)
         self.url = re.search(r"http://[^, ]+", self.lines[-1])[0]

@@ -735,8 +735,6 @@ def test_another_method_is_405_with_what_is_allowed(api, path, allow):
 @pytest.mark.parametrize(
     "path",
     [
-        "/",
-        "",
         "/nothing",
         "/users/",
         "/users/1/",

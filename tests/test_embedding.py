@@ -9,8 +9,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from urllib.parse import urlsplit
 from wsgiref.validate import validator
@@ -146,8 +144,6 @@ def test_location_of_a_prefix_beyond_ascii_is_percent_encoded(api):
         (403, "POST", "/projects", {"headers": {"Origin": "https://evil.example"}}),
         (404, "GET", "/users/7", {}),
         (404, "GET", "/there/is/nothing", {}),
-        (404, "GET", "/", {}),
-        (404, "GET", "/tracker", {}),
         (405, "DELETE", "/tickets/1", {}),
         (413, "POST", "/users", {"params": b" " * 65537, "content_type": "application/json"}),
         (415, "POST", "/users", {"params": b"{}", "content_type": "text/plain"}),
@@ -156,6 +152,13 @@ def test_location_of_a_prefix_beyond_ascii_is_percent_encoded(api):
 )
 def test_problems_stay_problems_under_a_prefix(mounted, status, method, path, more):
     assert mounted.problem(method, path, **more)["status"] == status
+
+
+def test_the_page_is_there_with_and_without_a_slash_behind_the_prefix(mounted):
+    for path in ("/tracker", "/tracker/"):
+        page = mounted.get(path, status=200)
+        assert page.content_type == "text/html"
+        mounted.get(path, headers={"If-None-Match": page.headers["ETag"]}, status=304)
 
 
 def test_405_under_a_prefix_says_what_is_allowed(mounted):
@@ -284,111 +287,6 @@ def test_mail_that_waits_when_the_app_is_closed_goes_out_from_the_next_app(make_
 
 
 # ---------------------------------------------------------------- processes
-
-
-TICKET = {"title": "Fix the database", "project_id": 1, "status": "open", "assignees": [1]}
-
-
-def ask(server, path, body=None):
-    """The JSON of the answer to a GET, or to a POST of the body."""
-    request = urllib.request.Request(
-        server.url + path,
-        None if body is None else json.dumps(body).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)
-
-
-def fill(server):
-    ask(server, "/projects", {"name": "Website"})
-    ask(server, "/users", {"name": "Max", "email": "max@example.com"})
-
-
-class Gunicorn:
-    """gunicorn with sync workers on an app that a small module of its own creates."""
-
-    def __init__(self, folder, database, smtp, *options, workers=3):
-        module = f"import tracker\napp = tracker.create_app({str(database)!r}, {smtp!r})\n"
-        (folder / "wsgi.py").write_text(module)
-        command = ["-m", "gunicorn", "--bind", "127.0.0.1:0", "--workers", str(workers)]
-        self.process = subprocess.Popen(
-            [sys.executable, *command, *options, "wsgi:app"],
-            cwd=folder,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.lines = []
-        while "".join(self.lines).count("Booting worker") < workers:
-            self.lines.append(self.process.stderr.readline())
-            assert self.lines[-1], "".join(self.lines)
-        self.url = re.search(r"http://[0-9.:]+", "".join(self.lines))[0]
-
-    def stop(self):
-        self.process.terminate()
-        _, rest = self.process.communicate(timeout=30)
-        self.lines += rest.splitlines(keepends=True)
-
-
-@pytest.fixture
-def gunicorn(tmp_path, database):
-    running = []
-
-    def run(*options, **more):
-        running.append(Gunicorn(tmp_path, database, *options, **more))
-        return running[-1]
-
-    yield run
-    for server in running:
-        try:
-            server.stop()
-        finally:
-            server.process.kill()
-
-
-@pytest.mark.parametrize("options", [["--preload"], []], ids=["preload", "each worker its own"])
-def test_under_gunicorn_every_write_is_kept_and_every_mail_goes_out_once(
-    gunicorn, mail_server, options
-):
-    server = gunicorn(mail_server.url, *options)
-    fill(server)
-    with ThreadPoolExecutor(6) as pool:
-        created = list(
-            pool.map(lambda n: ask(server, "/tickets", TICKET | {"title": f"No. {n}"}), range(60))
-        )
-    assert len({ticket["id"] for ticket in created}) == 60
-    listed = ask(server, "/tickets?limit=200&sort=created")
-    assert listed == sorted(created, key=lambda ticket: ticket["id"])
-    eventually(lambda: ask(server, "/health")["mail"]["queued"] == 0, timeout=20)
-    sent = sorted(message["Message-ID"] for message in mail_server.to("max@example.com"))
-    assert len(sent) == len(set(sent)) == 60
-    server.stop()
-    assert server.process.returncode == 0
-    assert "Traceback" not in "".join(server.lines)
-
-
-def test_under_gunicorn_mail_queued_before_the_start_goes_out_with_the_first_request(
-    gunicorn, start, mail_server
-):
-    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
-        before = start("--smtp", f"smtp://127.0.0.1:{silent.getsockname()[1]}")
-        fill(before)
-        ask(before, "/tickets", TICKET)
-        before.kill()
-    assert mail_server.messages == []
-    ask(gunicorn(mail_server.url, "--preload", workers=2), "/openapi.json")
-    assert eventually(lambda: mail_server.to("max@example.com"), timeout=20)
-
-
-def test_under_gunicorn_mail_goes_on_when_a_worker_is_replaced(gunicorn, mail_server):
-    server = gunicorn(mail_server.url, "--preload", "--max-requests", "5", workers=2)
-    fill(server)
-    ids = [ask(server, "/tickets", TICKET)["id"] for _ in range(25)]
-    assert ids == list(range(1, 26))
-    eventually(lambda: len(mail_server.to("max@example.com")) >= 25, timeout=20)
-    eventually(lambda: ask(server, "/health")["mail"]["queued"] == 0, timeout=20)
-    assert len(mail_server.to("max@example.com")) == 25
 
 
 FORKING = """

@@ -83,7 +83,7 @@ def test_the_wheel_holds_what_the_tracker_needs_and_nothing_else(installed):
     tracked = [*ROOT.glob("plumbing/*.*"), *ROOT.glob("upgrades/*.sql")]
     assert held == {f"tracker/{path.relative_to(ROOT)}" for path in tracked} | {
         "tracker/__init__.py", "tracker/__main__.py", "tracker/db.py", "tracker/mailer.py",
-        "tracker/schema.sql", "tracker/openapi.json",
+        "tracker/schema.sql", "tracker/postgres.sql", "tracker/openapi.json", "tracker/board.html",
     }  # fmt: skip
 
 
@@ -157,7 +157,8 @@ def test_it_is_started_as_a_module_as_well(installed, tmp_path):
             capture_output=True,
             text=True,
         )
-        assert (done.stderr, done.returncode) == ("tracker: there is no database tickets.db\n", 1)
+        said = "tracker: --db (TRACKER_DB): tickets.db: There is no such database.\n"
+        assert (done.stderr, done.returncode) == (said, 1)
 
 
 FOREIGN = """

@@ -1,0 +1,83 @@
+"""Requests on sockets of their own: what is sent and answered, to the byte."""
+
+import http.client
+import json
+import socket
+from contextlib import closing, contextmanager, suppress
+
+MAX = {"name": "Max", "email": "max@example.com"}
+DAVE = {"name": "Dave", "email": "dave@example.com"}
+
+
+def ask(server, method, path, body=None, **headers):
+    """(status, headers, JSON) of one request on a connection of its own."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=15)) as connection:
+        data = None if body is None else json.dumps(body)
+        connection.request(method, path, data, {"Content-Type": "application/json", **named})
+        answer = connection.getresponse()
+        text = answer.read()
+        return answer.status, answer.headers, json.loads(text) if text else None
+
+
+def create(server, path, **body):
+    status, _, created = ask(server, "POST", path, body)
+    assert status == 201, created
+    return created
+
+
+def ticket(server, *assignees, title="Fix the database"):
+    body = {"title": title, "project_id": 1, "status": "open", "assignees": list(assignees)}
+    return create(server, "/tickets", **body)
+
+
+def fill(server):
+    """The cast and their project."""
+    create(server, "/users", **MAX)
+    create(server, "/users", **DAVE)
+    create(server, "/projects", name="Website")
+
+
+@contextmanager
+def sent(server, data):
+    """A connection on which the bytes were sent."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+        with suppress(ConnectionError):  # it may be refused before its end
+            sock.sendall(data)
+        yield sock
+
+
+def exchange(server, data):
+    """(status, headers, JSON) of what is answered to the bytes; None if it only hangs up."""
+    with sent(server, data) as sock, closing(http.client.HTTPResponse(sock)) as answer:
+        try:
+            answer.begin()
+            text = answer.read()
+        except (ConnectionError, http.client.BadStatusLine):
+            return None
+        return answer.status, answer.headers, json.loads(text) if text else None
+
+
+def everything(server, data):
+    """All that is answered to the bytes, until the server hangs up."""
+    with sent(server, data) as sock, sock.makefile("rb") as reader, suppress(ConnectionError):
+        return reader.read()
+    return b""
+
+
+def post(path, body, *headers):
+    lines = (f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", *headers)
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def chunked(body, size):
+    pieces = [body[at : at + size] for at in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+
+
+def assert_problem(answer, status):
+    assert answer is not None, "it only hung up"
+    assert answer[0] == answer[2]["status"] == status, answer[2]
+    assert answer[1]["Content-Type"] == "application/problem+json"
+    assert answer[2]["title"]
+    assert answer[2]["detail"]
