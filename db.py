@@ -13,16 +13,13 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING or not __package__:
-    from plumbing import engine
-    from plumbing.text import fold, name_key, same
+    from plumbing import engine, text
 else:
-    from .plumbing import engine
-    from .plumbing.text import fold, name_key, same
+    from .plumbing import engine, text
 
 Connection = engine.Connection
 Database = engine.Database
@@ -52,18 +49,16 @@ Start = tuple[str, int]  # the first item of a page: what orders it, where not t
 
 def open_database(
     location: str | os.PathLike[str],
-    clock: Callable[[], datetime] = engine.utc_now,
+    clock: engine.Clock = engine.utc_now,
     progress: Callable[[str], None] = lambda text: None,
     only_read: bool = False,
 ) -> Database:
-    """The tracker database at `location`, a file or the URL of a PostgreSQL server, created or
-    brought forward. Raises Unavailable.
-    """
+    """The tracker database at `location`, a file or a URL, made ready. Raises Unavailable."""
     schema = engine.Schema(
         folder=Path(__file__).parent,
         name="tracker",
         application_id=0x7469636B,  # "tick"
-        functions={"fold": fold, "name_key": name_key},
+        functions={"fold": text.fold, "name_key": text.name_key},
         filled="""
             INSERT INTO ticket_texts (ticket_texts) VALUES ('rebuild');
             UPDATE system SET indexed = (SELECT coalesce(max(id), 0) FROM tickets);""",
@@ -163,14 +158,14 @@ def delete_user(conn: Connection, user_id: int, by: str | None = None) -> Iterat
 
 def create_project(conn: Connection, project: dict[str, Any]) -> int:
     """Save a new project and return the id. Raises Conflict if the name is taken."""
-    values = {"name": project["name"], "key": name_key(project["name"])}
+    values = {"name": project["name"], "key": text.name_key(project["name"])}
     with _unique(conn, "project name", project["name"]):
         return _insert(conn, "INSERT INTO projects (name, name_key) VALUES (:name, :key)", values)
 
 
 def update_project(conn: Connection, project_id: int, project: dict[str, Any]) -> None:
     """Replace the name. Raises Conflict if it is taken."""
-    values = {"name": project["name"], "key": name_key(project["name"]), "id": project_id}
+    values = {"name": project["name"], "key": text.name_key(project["name"]), "id": project_id}
     with _unique(conn, "project name", project["name"]):
         conn.execute("UPDATE projects SET name = :name, name_key = :key WHERE id = :id", values)
 
@@ -320,7 +315,7 @@ def update_ticket(
     changed: dict[str, Any] = {
         field: fields[field]
         for field in ("title", "description", "project_id", "status")
-        if field in fields and not same(str(fields[field] or ""), str(ticket[field] or ""))
+        if field in fields and not text.same(str(fields[field] or ""), str(ticket[field] or ""))
     }
     present = {user["id"] for user in ticket["assignees"]}
     wanted = set(fields.get("assignees", present))
@@ -364,7 +359,7 @@ def list_history(conn: Connection, ticket_id: int, start: Start | None, limit: i
 
 def _searched(ticket: Ticket) -> str:
     """The text of a ticket in the form in which it is searched; see schema.sql."""
-    return f"{fold(ticket['title'])}\x1f{fold(ticket['description'] or '')}\x1f\x1f"
+    return f"{text.fold(ticket['title'])}\x1f{text.fold(ticket['description'] or '')}\x1f\x1f"
 
 
 def _assign(conn: Connection, ticket_id: int, user_ids: set[int]) -> None:

@@ -13,9 +13,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import closing
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING or not __package__:
     import db
     import mailer
     from plumbing import Unavailable, engine, message, server, settings, terminal, text, web
-    from plumbing.engine import utc_now
     from plumbing.settings import Command, Option, Settings
     from plumbing.smtp import Smtp
     from plumbing.terminal import say
@@ -35,7 +33,6 @@ if TYPE_CHECKING or not __package__:
 else:
     from . import db, mailer
     from .plumbing import Unavailable, engine, message, server, settings, terminal, text, web
-    from .plumbing.engine import utc_now
     from .plumbing.settings import Command, Option, Settings
     from .plumbing.smtp import Smtp
     from .plumbing.terminal import say
@@ -50,7 +47,6 @@ log = logging.getLogger("tracker")
 Fields = dict[str, Any]
 MOST_ASSIGNEES = 100
 REQUIRED = "is required"
-
 
 USER: dict[str, Rule] = {"name": web.line(3, 100), "email": web.email}
 PROJECT: dict[str, Rule] = {"name": web.line(3, 100)}
@@ -336,7 +332,7 @@ class Tracker(web.Application):
     what_there_is = "/openapi.json tells what there is."
 
     def __init__(
-        self, given: Settings, clock: Callable[[], datetime] = utc_now, output: TextIO | None = None
+        self, given: Settings, clock: engine.Clock = engine.utc_now, output: TextIO | None = None
     ) -> None:
         whom, hosts = given["sender"], given["allowed_hosts"]
         self.url = given["url"]  # where people find it
@@ -363,7 +359,7 @@ def create_app(
     allowed_hosts: Iterable[str] | None = None,
     url: str | None = None,
     user_header: str | None = None,
-    clock: Callable[[], datetime] = utc_now,
+    clock: engine.Clock = engine.utc_now,
     output: TextIO | None = None,
 ) -> Tracker:
     """The tracker as a WSGI application, to be ended with its close().
@@ -378,7 +374,6 @@ def create_app(
 
 
 # ---------------------------------------------------------------- settings and commands
-
 
 OPTIONS = [
     Option("database", "--db FILE", "TRACKER_DB", "tickets.db",

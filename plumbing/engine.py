@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, Protocol
 
 from . import Unavailable
 
+Clock = Callable[[], datetime]
+
 
 class Schema(NamedTuple):
     """What a database holds: how to create it, and how to bring older ones forward.
@@ -163,7 +165,7 @@ def without_password(location: str | os.PathLike[str]) -> str:
 def open_database(
     location: str | os.PathLike[str],
     schema: Schema,
-    clock: Callable[[], datetime],
+    clock: Clock,
     progress: Callable[[str], None],
     only_read: bool,
 ) -> Database:

@@ -13,7 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC
 from functools import lru_cache
 from typing import Any, LiteralString
 
@@ -24,7 +24,7 @@ from psycopg.types.numeric import Int8Dumper
 from psycopg.types.string import StrDumper
 
 from . import Unavailable, Unknown
-from .engine import Schema, without_password
+from .engine import Clock, Schema, without_password
 
 log = logging.getLogger("tracker")
 
@@ -238,9 +238,7 @@ class Database:
 
     remote = True
 
-    def __init__(
-        self, url: str, schema: Schema, clock: Callable[[], datetime], only_read: bool = False
-    ) -> None:
+    def __init__(self, url: str, schema: Schema, clock: Clock, only_read: bool = False) -> None:
         self.name = without_password(url)
         self._url, self.schema, self._clock = url, schema, clock
         self._lock = f"{schema.application_id}, {{}}".format

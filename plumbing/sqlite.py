@@ -20,13 +20,13 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC
 from functools import partial
 from typing import Any, TypeGuard
 from urllib.parse import quote
 
 from . import Unavailable
-from .engine import Schema
+from .engine import Clock, Schema
 
 BUSY_SECONDS = 4.0  # how long a transaction waits for its turn
 WAL_BYTES = 16 * 2**20  # beyond this the WAL is emptied, and who reads is waited for
@@ -99,7 +99,7 @@ class Database:
         self,
         path: str | os.PathLike[str],
         schema: Schema,
-        clock: Callable[[], datetime],
+        clock: Clock,
         progress: Callable[[str], None] = lambda text: None,
         only_read: bool = False,
     ) -> None:
