@@ -146,6 +146,10 @@ class Cluster:
         self.process.kill()
         self.process.wait()
 
+    def promote(self):
+        """Have a standby take the place of its primary, which must be dead."""
+        self.run("pg_ctl", "promote", "-D", "data")
+
     def remove(self):
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
