@@ -21,6 +21,7 @@ lint: .venv/dev
 
 soak: .venv/dev
 	$(BIN)/python tests/soak.py
+	$(BIN)/python tests/soak_postgresql.py
 
 # All benchmarks, in an environment of their own: about 25 minutes; ARGS=--quick takes about five.
 bench: bench/.venv/ready

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING or not __package__:
-    from plumbing import engine, text
+    from plumbing import engine, engines, text
 else:
-    from .plumbing import engine, text
+    from .plumbing import engine, engines, text
 
 Connection = engine.Connection
 Database = engine.Database
@@ -49,7 +49,7 @@ Start = tuple[str, int]  # the first item of a page: what orders it, where not t
 
 def open_database(
     location: str | os.PathLike[str],
-    clock: engine.Clock = engine.utc_now,
+    clock: engines.Clock = engines.utc_now,
     progress: Callable[[str], None] = lambda text: None,
     only_read: bool = False,
 ) -> Database:
@@ -63,7 +63,7 @@ def open_database(
             INSERT INTO ticket_texts (ticket_texts) VALUES ('rebuild');
             UPDATE system SET indexed = (SELECT coalesce(max(id), 0) FROM tickets);""",
     )
-    return engine.open_database(location, schema, clock, progress, only_read)
+    return engines.open_database(location, schema, clock, progress, only_read)
 
 
 # ---------------------------------------------------------------- documents and pages

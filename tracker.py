@@ -25,14 +25,14 @@ if __name__ == "__main__":  # while all that follows is imported, also as proces
 if TYPE_CHECKING or not __package__:
     import db
     import mailer
-    from plumbing import Unavailable, engine, message, server, settings, terminal, text, web
+    from plumbing import Unavailable, engines, message, server, settings, terminal, text, web
     from plumbing.settings import Command, Option, Settings
     from plumbing.smtp import Smtp
     from plumbing.terminal import say
     from plumbing.web import Answer, Call, Problem, Rule
 else:
     from . import db, mailer
-    from .plumbing import Unavailable, engine, message, server, settings, terminal, text, web
+    from .plumbing import Unavailable, engines, message, server, settings, terminal, text, web
     from .plumbing.settings import Command, Option, Settings
     from .plumbing.smtp import Smtp
     from .plumbing.terminal import say
@@ -332,7 +332,7 @@ class Tracker(web.Application):
     what_there_is = "/openapi.json tells what there is."
 
     def __init__(
-        self, given: Settings, clock: engine.Clock = engine.utc_now, output: TextIO | None = None
+        self, given: Settings, clock: engines.Clock = engines.utc_now, output: TextIO | None = None
     ) -> None:
         whom, hosts = given["sender"], given["allowed_hosts"]
         self.url = given["url"]  # where people find it
@@ -359,7 +359,7 @@ def create_app(
     allowed_hosts: Iterable[str] | None = None,
     url: str | None = None,
     user_header: str | None = None,
-    clock: engine.Clock = engine.utc_now,
+    clock: engines.Clock = engines.utc_now,
     output: TextIO | None = None,
 ) -> Tracker:
     """The tracker as a WSGI application, to be ended with its close().
@@ -432,7 +432,7 @@ def run_backup(given: Settings, target: str) -> int:
 
 def run_copy(given: Settings, source: str, target: str) -> int:
     """Copy all data into an empty database of either kind."""
-    say(engine.copy_from_to(source, target, db.open_database, terminal.show_progress))
+    say(engines.copy_from_to(source, target, db.open_database, terminal.show_progress))
     return 0
 
 

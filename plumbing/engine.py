@@ -1,4 +1,4 @@
-"""What an engine of the database must be, and which one serves a location.
+"""What an engine of the database must be.
 
 An engine is a Database that hands out Connections. One is SQLite, in a file; the other is
 PostgreSQL, by URL. Who writes SQL for both needs to know no more than stands here.
@@ -9,12 +9,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
-from datetime import UTC, datetime
+from contextlib import AbstractContextManager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
-
-from . import Unavailable
 
 Clock = Callable[[], datetime]
 
@@ -144,11 +142,6 @@ class Database(Protocol):
         """The time of the clock, as it is written down."""
 
 
-def utc_now() -> datetime:
-    """The time, for who does not give another clock."""
-    return datetime.now(UTC)
-
-
 def is_url(location: str | os.PathLike[str]) -> bool:
     """Whether the location is that of a server, and not a file."""
     return os.fspath(location).startswith(("postgresql://", "postgres://"))
@@ -160,79 +153,3 @@ def without_password(location: str | os.PathLike[str]) -> str:
         return os.fspath(location)
     shown = re.sub(r"//([^/?#]*)@", lambda user: f"//{user[1].partition(':')[0]}@", str(location))
     return re.sub(r"([?&])(ssl)?password=[^&]*&?", r"\1", shown).rstrip("?&")
-
-
-def open_database(
-    location: str | os.PathLike[str],
-    schema: Schema,
-    clock: Clock,
-    progress: Callable[[str], None],
-    only_read: bool,
-) -> Database:
-    """The database at the location, a file or a URL, made ready. Raises Unavailable."""
-    if not is_url(location):
-        from .sqlite import Database as File
-
-        sources = schema.read("schema.sql", "upgrades/*.sql")
-        return File(location, sources, clock, progress, only_read)
-    try:
-        from .postgres import Database as Server
-    except ImportError as error:
-        raise Unavailable(
-            f"PostgreSQL needs psycopg 3: pip install 'ticket-tracker[postgres]' ({error})."
-        ) from error
-    return Server(os.fspath(location), schema.read("postgres.sql"), clock, only_read)
-
-
-def copy_from_to(
-    source: str, target: str, open: Callable[[str], Database], progress: Callable[[str], None]
-) -> str:
-    """Copy all from one location to the other; what was done. Raises ValueError."""
-    where = source
-    try:
-        if not is_url(source) and not os.path.exists(source):
-            raise Unavailable("There is no such database.")
-        with closing(open(source)) as old:
-            where = target
-            with closing(open(target)) as new:
-                rows = copy(old, new, progress)
-                return f"Copied {rows:,} rows from {old.name} to {new.name}."
-    except Unavailable as error:
-        raise ValueError(f"{without_password(where)}: {error}") from error
-
-
-def copy(source: Database, target: Database, progress: Callable[[str], None]) -> int:
-    """Copy all rows, and with them which ids were ever used; how many rows there are.
-
-    Both are locked for writing meanwhile, and the target has all or nothing. Raises Unavailable,
-    also if the target is not empty.
-    """
-    copied = 0
-    with source.keep() as old, target.fill() as new:
-        tables = source.schema.tables
-        for table in tables:
-            [filled] = new.execute(f"SELECT EXISTS (SELECT 1 FROM {table})").fetchone()
-            if filled and table not in target.schema.preset:
-                raise Unavailable("The database is not empty, so nothing can be copied into it.")
-        for table in target.schema.preset:
-            new.execute(f"DELETE FROM {table}")
-        for table in tables:
-            [count] = old.execute(f"SELECT count(*) FROM {table}").fetchone()
-            theirs = old.columns(table)
-            columns = [f'"{name}"' for name in new.columns(table) if name in theirs]
-            rows = old.stream(f"SELECT {', '.join(columns)} FROM {table} ORDER BY 1, 2")
-            new.load(table, columns, _counted(rows, f"{table}: {{:,}} of {count:,}", progress))
-            copied += count
-        new.use_ids_above(old.highest_ids())
-        progress("Making the indexes")
-    progress(" " * 40 + "\n")
-    return copied
-
-
-def _counted(
-    rows: Iterable[tuple[Any, ...]], words: str, progress: Callable[[str], None]
-) -> Iterator[tuple[Any, ...]]:
-    for number, row in enumerate(rows, 1):
-        if number % 1000 == 0:
-            progress(words.format(number))
-        yield row

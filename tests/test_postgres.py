@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT, SENDER, Api, eventually, health, settled
 
 import db
-from plumbing import Unavailable, Unknown, engine, idempotency, postgres
+from plumbing import Unavailable, Unknown, engine, engines, idempotency, postgres
 
 
 @pytest.fixture
@@ -680,7 +680,7 @@ def test_nobody_writes_to_either_side_while_it_is_copied(old, database, make_app
                 with pytest.raises(Unavailable, match="locked"), db.open_database(where).write():
                     pass
 
-    engine.copy(source, target, try_to_write)
+    engines.copy(source, target, try_to_write)
     assert tried
     source.close()
     target.close()
