@@ -573,6 +573,21 @@ def test_backup_says_what_to_use(database, tmp_path):
     assert told.stderr.count("\n") == 1
 
 
+def test_what_pg_dump_has_taken_can_be_restored_and_served(old, database, postgresql, make_app):
+    assert command("copy", old, database).returncode == 0
+    restored = postgresql.create()
+    dump = postgresql.folder / "tickets.dump"
+    admin = [each.replace("tracker@", "postgres@") for each in (database, restored)]
+    postgresql.run("pg_dump", "--format=custom", f"--file={dump}", admin[0])
+    postgresql.run("pg_restore", "--exit-on-error", f"--dbname={admin[1]}", dump)
+    assert rows(restored) == rows(database)
+    api = Api(make_app(database=restored, smtp="smtp://127.0.0.1:1"))
+    assert api.user("New")["id"] == 5
+    assert len(api.get("/tickets?text=number+6").json) == 11
+    api.app.close()
+    postgresql.drop(restored)
+
+
 # ---------------------------------------------------------------- to copy
 
 
