@@ -199,6 +199,7 @@ def test_a_location_is_shown_without_its_password():
 def test_without_the_driver_one_line_says_what_to_install(monkeypatch, database):
     monkeypatch.setitem(sys.modules, "psycopg", None)
     monkeypatch.delitem(sys.modules, "plumbing.postgres")
+    monkeypatch.delattr("plumbing.postgres")
     with pytest.raises(Unavailable, match=r"pip install 'ticket-tracker\[postgres\]'"):
         db.open_database(database)
 
