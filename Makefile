@@ -20,7 +20,8 @@ lint: .venv/dev
 	$(BIN)/mypy
 
 soak: .venv/dev
-	$(BIN)/python tests/soak.py
+	PYTHONPATH=. $(BIN)/python tests/soak.py
+	PYTHONPATH=. $(BIN)/python tests/soak_postgresql.py
 
 # All benchmarks, in an environment of their own: about 25 minutes; ARGS=--quick takes about five.
 bench: bench/.venv/ready

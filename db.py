@@ -13,19 +13,16 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING or not __package__:
-    from plumbing import sqlite
-    from plumbing.text import fold, name_key, same
+    from plumbing import engine, engines, text
 else:
-    from .plumbing import sqlite
-    from .plumbing.text import fold, name_key, same
+    from .plumbing import engine, engines, text
 
-Connection = sqlite.Connection
-Database = sqlite.Database
+Connection = engine.Connection
+Database = engine.Database
 
 
 class NotFound(Exception):
@@ -52,19 +49,21 @@ Start = tuple[str, int]  # the first item of a page: what orders it, where not t
 
 def open_database(
     location: str | os.PathLike[str],
-    clock: Callable[[], datetime] = sqlite.utc_now,
+    clock: engines.Clock = engines.utc_now,
     progress: Callable[[str], None] = lambda text: None,
     only_read: bool = False,
 ) -> Database:
-    """The tracker database at `location`, created or brought forward. Raises Unavailable."""
-    here = Path(__file__).parent
-    schema = sqlite.Schema(
+    """The tracker database at `location`, a file or a URL, made ready. Raises Unavailable."""
+    schema = engine.Schema(
+        folder=Path(__file__).parent,
+        name="tracker",
         application_id=0x7469636B,  # "tick"
-        create=(here / "schema.sql").read_text("utf-8"),
-        upgrades=[file.read_text("utf-8") for file in sorted(here.glob("upgrades/*.sql"))],
-        functions={"fold": fold, "name_key": name_key},
+        functions={"fold": text.fold, "name_key": text.name_key},
+        filled="""
+            INSERT INTO ticket_texts (ticket_texts) VALUES ('rebuild');
+            UPDATE system SET indexed = (SELECT coalesce(max(id), 0) FROM tickets);""",
     )
-    return Database(location, schema, clock, progress, only_read)
+    return engines.open_database(location, schema, clock, progress, only_read)
 
 
 # ---------------------------------------------------------------- documents and pages
@@ -90,15 +89,16 @@ def _page(conn: Connection, what: str, places: str, values: dict[str, Any], limi
     # as fast. One place more than are shown tells where the next page starts.
     sql = f"""
         WITH page AS MATERIALIZED ({places} LIMIT :limit + 1)
-        SELECT (SELECT CAST(group_concat(document) AS BLOB)
-                  FROM (SELECT document
+        SELECT (SELECT CAST('[' || group_concat(document) || ']' AS BLOB)
+                  FROM (SELECT (SELECT document
+                                  FROM {what}_documents
+                                 WHERE id = page.id) AS document
                           FROM page
-                         CROSS JOIN {what}_documents AS documents ON documents.id = page.id
-                         LIMIT :limit)),
+                         LIMIT :limit) AS shown),
                (SELECT place FROM page LIMIT 1 OFFSET :limit),
                (SELECT id FROM page LIMIT 1 OFFSET :limit)"""
     document, place, id = conn.execute(sql, {**values, "limit": limit}).fetchone()
-    return Page(b"[%b]" % (document or b""), None if id is None else (str(place), id))
+    return Page(document or b"[]", None if id is None else (str(place), id))
 
 
 def list_by_id(
@@ -146,8 +146,8 @@ def delete_user(conn: Connection, user_id: int, by: str | None = None) -> Iterat
 
     Yields the change of each of the tickets, for the caller to tell.
     """
-    tickets = conn.execute("SELECT ticket_id FROM assignments WHERE user_id = :id", {"id": user_id})
-    for (ticket_id,) in tickets.fetchall():
+    sql = "SELECT ticket_id FROM assignments WHERE user_id = :id ORDER BY ticket_id"
+    for (ticket_id,) in conn.execute(sql, {"id": user_id}).fetchall():
         ticket = json.loads(get(conn, "ticket", ticket_id))
         others = [user["id"] for user in ticket["assignees"] if user["id"] != user_id]
         _, change = update_ticket(conn, ticket, {"assignees": others}, by=by)
@@ -158,14 +158,14 @@ def delete_user(conn: Connection, user_id: int, by: str | None = None) -> Iterat
 
 def create_project(conn: Connection, project: dict[str, Any]) -> int:
     """Save a new project and return the id. Raises Conflict if the name is taken."""
-    values = {"name": project["name"], "key": name_key(project["name"])}
+    values = {"name": project["name"], "key": text.name_key(project["name"])}
     with _unique(conn, "project name", project["name"]):
         return _insert(conn, "INSERT INTO projects (name, name_key) VALUES (:name, :key)", values)
 
 
 def update_project(conn: Connection, project_id: int, project: dict[str, Any]) -> None:
     """Replace the name. Raises Conflict if it is taken."""
-    values = {"name": project["name"], "key": name_key(project["name"]), "id": project_id}
+    values = {"name": project["name"], "key": text.name_key(project["name"]), "id": project_id}
     with _unique(conn, "project name", project["name"]):
         conn.execute("UPDATE projects SET name = :name, name_key = :key WHERE id = :id", values)
 
@@ -223,18 +223,20 @@ def list_tickets(
     any_status = f"status IN ({any_status})" if statuses else "TRUE"
     statuses = statuses or list(STATUSES)
     filtered = project_id or assignee_id is not None or by_touch
-    indexed = len(text) >= 3 and _is_rare(conn, text, filtered)
+    indexed = not conn.plans and len(text) >= 3 and _is_rare(conn, text, filtered)
     # Of each part the id, as the index that leads it has it, and the rest of the query.
-    if indexed:
-        found = "ticket_texts CROSS JOIN tickets ON tickets.id = ticket_texts.rowid"
+    if conn.plans:
+        parts = [("tickets.id", f"tickets WHERE {any_status}")]
+    elif indexed:
+        found = "ticket_texts CROSS JOIN tickets WHERE tickets.id = ticket_texts.rowid"
         newest = "tickets WHERE tickets.id > (SELECT indexed FROM system)"
         parts = [
-            ("ticket_texts.rowid", f"{found} WHERE ticket_texts MATCH :phrase AND {any_status}"),
+            ("ticket_texts.rowid", f"{found} AND ticket_texts MATCH :phrase AND {any_status}"),
             ("tickets.id", f"{newest} AND {any_status}"),
         ]
     elif assignee_id:
-        theirs = "assignments CROSS JOIN tickets ON tickets.id = assignments.ticket_id"
-        parts = [("assignments.ticket_id", f"{theirs} WHERE user_id = :user AND {any_status}")]
+        theirs = "assignments CROSS JOIN tickets WHERE tickets.id = assignments.ticket_id"
+        parts = [("assignments.ticket_id", f"{theirs} AND user_id = :user AND {any_status}")]
     else:
         parts = [("tickets.id", f"tickets WHERE status = :{n}") for n in range(len(statuses))]
     filters = ""
@@ -242,11 +244,11 @@ def list_tickets(
         filters += " AND project_id = :project"
     if assignee_id == 0:
         filters += " AND NOT EXISTS (SELECT 1 FROM assignments WHERE ticket_id = tickets.id)"
-    if assignee_id and indexed:
+    if assignee_id and (conn.plans or indexed):
         filters += """ AND EXISTS (SELECT 1 FROM assignments
                                     WHERE ticket_id = tickets.id AND user_id = :user)"""
     if text:  # also of what the index finds: it takes some characters for others
-        filters += " AND instr(tickets.text, :text) > 0"
+        filters += f" AND {conn.contains('tickets.text', ':text')}"
     if start and by_touch:
         filters += f" AND (touched_at, tickets.id) {at} (:place, :start)"
     places = " UNION ALL ".join(
@@ -313,7 +315,7 @@ def update_ticket(
     changed: dict[str, Any] = {
         field: fields[field]
         for field in ("title", "description", "project_id", "status")
-        if field in fields and not same(str(fields[field] or ""), str(ticket[field] or ""))
+        if field in fields and not text.same(str(fields[field] or ""), str(ticket[field] or ""))
     }
     present = {user["id"] for user in ticket["assignees"]}
     wanted = set(fields.get("assignees", present))
@@ -357,7 +359,7 @@ def list_history(conn: Connection, ticket_id: int, start: Start | None, limit: i
 
 def _searched(ticket: Ticket) -> str:
     """The text of a ticket in the form in which it is searched; see schema.sql."""
-    return f"{fold(ticket['title'])}\x1f{fold(ticket['description'] or '')}\x1f\x1f"
+    return f"{text.fold(ticket['title'])}\x1f{text.fold(ticket['description'] or '')}\x1f\x1f"
 
 
 def _assign(conn: Connection, ticket_id: int, user_ids: set[int]) -> None:
@@ -384,9 +386,9 @@ def list_emails(
     """The mail that meets both filters, newest first."""
     source, order, filters = "emails", "emails.id DESC", ""
     if ticket_id:
-        source = "history CROSS JOIN emails ON emails.history_id = history.id"
+        source = "history CROSS JOIN emails"
         order = "history.id DESC, emails.id DESC"  # that is the same, and along an index
-        filters += " AND history.ticket_id = :ticket"
+        filters += " AND emails.history_id = history.id AND history.ticket_id = :ticket"
     if state == "queued":
         filters += " AND next_attempt_at IS NOT NULL"  # an index knows these
     elif state:
@@ -512,7 +514,7 @@ def record_failure(
     """
     sql = """
         UPDATE emails
-           SET state = CASE WHEN :again IS NULL THEN 'failed' ELSE 'queued' END,
+           SET state = CASE WHEN CAST(:again AS TEXT) IS NULL THEN 'failed' ELSE 'queued' END,
                attempts = attempts + 1, uncertain = :uncertain, error = :error,
                next_attempt_at = :again, address = coalesce(:address, address)
          WHERE id = :id AND next_attempt_at = :next_attempt_at"""

@@ -192,7 +192,7 @@ class Mailer:
     def deliver(self) -> None:
         """Send what is due until nothing is, over one connection as long as it lasts."""
         try:
-            while self._deliver_some():
+            while self.database.may_deliver() and self._deliver_some():
                 pass
         finally:
             self.server.close()

@@ -13,9 +13,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import closing
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -26,18 +25,16 @@ if __name__ == "__main__":  # while all that follows is imported, also as proces
 if TYPE_CHECKING or not __package__:
     import db
     import mailer
-    from plumbing import Unavailable, message, server, settings, terminal, text, web
+    from plumbing import Unavailable, engines, message, server, settings, terminal, text, web
     from plumbing.settings import Command, Option, Settings
     from plumbing.smtp import Smtp
-    from plumbing.sqlite import utc_now
     from plumbing.terminal import say
     from plumbing.web import Answer, Call, Problem, Rule
 else:
     from . import db, mailer
-    from .plumbing import Unavailable, message, server, settings, terminal, text, web
+    from .plumbing import Unavailable, engines, message, server, settings, terminal, text, web
     from .plumbing.settings import Command, Option, Settings
     from .plumbing.smtp import Smtp
-    from .plumbing.sqlite import utc_now
     from .plumbing.terminal import say
     from .plumbing.web import Answer, Call, Problem, Rule
 
@@ -50,7 +47,6 @@ log = logging.getLogger("tracker")
 Fields = dict[str, Any]
 MOST_ASSIGNEES = 100
 REQUIRED = "is required"
-
 
 USER: dict[str, Rule] = {"name": web.line(3, 100), "email": web.email}
 PROJECT: dict[str, Rule] = {"name": web.line(3, 100)}
@@ -324,8 +320,7 @@ def problem_of(error: Exception) -> Problem:
             return Problem(409, str(error), **error.facts)
         case Unavailable():
             log.error("%s", error)
-            detail = f"{error} Nothing was changed; trying again is safe."
-            return Problem(503, detail, headers={"Retry-After": "5"})
+            return Problem(503, f"{error} {error.advice}", headers={"Retry-After": "5"})
     log.error("A defect of the tracker", exc_info=error)
     return Problem(500, "The tracker made a mistake, which is logged. Nothing was changed.")
 
@@ -337,7 +332,7 @@ class Tracker(web.Application):
     what_there_is = "/openapi.json tells what there is."
 
     def __init__(
-        self, given: Settings, clock: Callable[[], datetime] = utc_now, output: TextIO | None = None
+        self, given: Settings, clock: engines.Clock = engines.utc_now, output: TextIO | None = None
     ) -> None:
         whom, hosts = given["sender"], given["allowed_hosts"]
         self.url = given["url"]  # where people find it
@@ -364,7 +359,7 @@ def create_app(
     allowed_hosts: Iterable[str] | None = None,
     url: str | None = None,
     user_header: str | None = None,
-    clock: Callable[[], datetime] = utc_now,
+    clock: engines.Clock = engines.utc_now,
     output: TextIO | None = None,
 ) -> Tracker:
     """The tracker as a WSGI application, to be ended with its close().
@@ -380,9 +375,9 @@ def create_app(
 
 # ---------------------------------------------------------------- settings and commands
 
-
 OPTIONS = [
-    Option("database", "--db FILE", "TRACKER_DB", "tickets.db", "the database", os.fspath),
+    Option("database", "--db FILE", "TRACKER_DB", "tickets.db",
+           "the database, a file or postgresql://user:password@host/name", os.fspath),
     Option("host", "--host NAME", "TRACKER_HOST", "127.0.0.1",
            "the name or address to listen on", settings.own_host),
     Option("port", "--port PORT", "TRACKER_PORT", "8080", "its port; 0 is any", settings.port),
@@ -405,8 +400,9 @@ def run_server(given: Settings) -> int:
     """Serve until SIGTERM or Ctrl-C."""
     web.access.setLevel(logging.WARNING if given["quiet"] else logging.INFO)
     host, port = given["host"], given["port"]
-    slow = re.compile("text|assignee|%")  # it may search; with % it might spell the others
     app = Tracker(given)
+    # It may search; with % it might spell the others. Over a network all may take long.
+    slow = re.compile("" if app.database.remote else "text|assignee|%")
 
     def ready(url: str) -> None:
         app.start()
@@ -434,6 +430,12 @@ def run_backup(given: Settings, target: str) -> int:
     return 0
 
 
+def run_copy(given: Settings, source: str, target: str) -> int:
+    """Copy all data into an empty database of either kind."""
+    say(engines.copy_from_to(source, target, db.open_database, terminal.show_progress))
+    return 0
+
+
 def run_test_mail(given: Settings, address: str) -> int:
     """Send a mail through the queue, and tell what came of it."""
     if not text.is_address(address):
@@ -450,6 +452,7 @@ def run_test_mail(given: Settings, address: str) -> int:
 COMMANDS = [
     Command("", "serve", run_server),
     Command("backup FILE", "write a consistent copy while the server runs", run_backup),
+    Command("copy FROM TO", "copy all data into an empty database of either kind", run_copy),
     Command("send-test-mail ADDRESS", "send a mail, and tell what came of it", run_test_mail),
 ]
 

@@ -16,7 +16,7 @@ import time
 import traceback
 from typing import Any
 
-from bench import data, http, limits, mail, mixed, pages, scale
+from bench import data, engines, http, limits, mail, mixed, pages, scale
 from bench.tools import table
 
 PARTS = {
@@ -27,6 +27,7 @@ PARTS = {
     "scale": scale.run,
     "mail": mail.run,
     "mixed": mixed.run,
+    "engines": engines.run,
 }
 
 

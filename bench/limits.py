@@ -25,7 +25,7 @@ import mailer
 import tracker
 from bench import data
 from bench.tools import Progress, call, copy, goal, silent_app, table, workplace
-from plumbing.sqlite import utc_now
+from plumbing.engines import utc_now
 
 TICKETS = 10_000
 BLOCK = 20  # writes of a kind in turn; of reads ten times as many

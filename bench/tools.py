@@ -54,8 +54,8 @@ def call(app: Any, method: str, target: str, content: bytes = b"") -> bytes:
 
 
 @contextmanager
-def silent_app(path: Path) -> Iterator[tracker.Tracker]:
-    """The application on this database. It sends no mail."""
+def silent_app(path: Path | str) -> Iterator[tracker.Tracker]:
+    """The application on the database there, a file or a URL. It sends no mail."""
     app = tracker.create_app(path, smtp=data.NOWHERE)
     app.mailer.close()
     try:

@@ -18,38 +18,26 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC
 from functools import partial
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, TypeGuard
 from urllib.parse import quote
 
 from . import Unavailable
+from .engine import Clock, Schema
 
 BUSY_SECONDS = 4.0  # how long a transaction waits for its turn
 WAL_BYTES = 16 * 2**20  # beyond this the WAL is emptied, and who reads is waited for
 RESTART_SECONDS = 1.0  # how long that may hold up those who write
 
 
-class Schema(NamedTuple):
-    """What a database holds: how to create it, and how to bring older ones forward."""
-
-    application_id: int  # tells our files from those of other programs
-    create: str  # SQL of the newest version
-    upgrades: list[str]  # the SQL that takes version 1 to 2, then 2 to 3, and so on
-    functions: Mapping[str, Callable[[str], str]]  # of one text, for the upgrades
-
-
-def utc_now() -> datetime:
-    """The time, for who does not give another clock."""
-    return datetime.now(UTC)
-
-
 class Connection(sqlite3.Connection):
     """A connection in a transaction, with the one time that counts in it."""
 
     now: str  # RFC 3339 in UTC with milliseconds
+    plans = False  # whether it weighs all ways by statistics, so that none is to be prescribed
     patience = BUSY_SECONDS  # how long it waits for others
 
     def wait_for_others(self, seconds: float) -> None:
@@ -57,6 +45,41 @@ class Connection(sqlite3.Connection):
         if seconds != self.patience:
             self.execute(f"PRAGMA busy_timeout = {seconds * 1000:.0f}")
             self.patience = seconds
+
+    @staticmethod
+    def contains(column: str, value: str) -> str:
+        """SQL that is true where the text of the column holds the value."""
+        return f"instr({column}, {value}) > 0"
+
+    def columns(self, table: str) -> list[str]:
+        """The columns of a table, but for what is made of others."""
+        return [name for (_, name, *_) in self.execute(f"PRAGMA table_info({table})")]
+
+    def stream(self, sql: str) -> Iterable[tuple[Any, ...]]:
+        """The rows of a query, however many."""
+        return self.execute(sql)
+
+    def load(self, table: str, columns: list[str], rows: Iterable[tuple[Any, ...]]) -> None:
+        """Add the rows to a table."""
+        places = ", ".join("?" * len(columns))
+        self.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})", rows)
+
+    def highest_ids(self) -> dict[str, int]:
+        """By table, the highest id that was ever used, also of what is deleted."""
+        kept = dict(self.execute("SELECT name, seq FROM sqlite_sequence"))
+        query = "SELECT name FROM sqlite_schema WHERE type = 'table'"
+        for (table,) in self.execute(query).fetchall():
+            if table not in kept and "id" in self.columns(table):
+                [kept[table]] = self.execute(f"SELECT max(id) FROM {table}").fetchone()
+        return {table: highest for table, highest in kept.items() if highest}
+
+    def use_ids_above(self, highest: dict[str, int]) -> None:
+        """Have new rows get higher ids, where rows can be deleted; the others are all there."""
+        query = "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql LIKE '%AUTOINCREMENT%'"
+        for (table,) in self.execute(query).fetchall():
+            values = {"table": table, "highest": highest.get(table, 0)}
+            self.execute("DELETE FROM sqlite_sequence WHERE name = :table", values)
+            self.execute("INSERT INTO sqlite_sequence VALUES (:table, :highest)", values)
 
 
 class Database:
@@ -70,11 +93,13 @@ class Database:
     a newer one.
     """
 
+    remote = False
+
     def __init__(
         self,
         path: str | os.PathLike[str],
         schema: Schema,
-        clock: Callable[[], datetime],
+        clock: Clock,
         progress: Callable[[str], None] = lambda text: None,
         only_read: bool = False,
     ) -> None:
@@ -82,7 +107,7 @@ class Database:
             raise Unavailable(f"SQLite 3.37 or newer is needed, this is {sqlite3.sqlite_version}.")
         self.name = os.fspath(path)
         self.path = os.path.realpath(path)  # by whatever link it is opened: the same locks
-        self._schema, self._clock = schema, clock
+        self.schema, self._clock = schema, clock
         self.queue: deque[Callable[[], Write.Place | None]] = deque()  # of those who write
         self.queue_lock = threading.Lock()
         self.lock_file = LockFile(self.path)
@@ -126,6 +151,22 @@ class Database:
     def batch(self) -> Batch:
         """One transaction for many writes, so that the disk is waited for once."""
         return Batch(self)
+
+    def keep(self) -> Write:
+        """A transaction while nobody writes."""
+        return Write(self)
+
+    @contextmanager
+    def fill(self) -> Iterator[Connection]:
+        """The same, to load what was written before, past the triggers."""
+        with self.write() as conn:
+            query = "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'"
+            triggers = conn.execute(query).fetchall()
+            for name, _ in triggers:
+                conn.execute(f"DROP TRIGGER {name}")
+            yield conn
+            for statement in [*_statements(self.schema.filled), *(sql for _, sql in triggers)]:
+                conn.execute(statement)
 
     def try_write(self) -> None:
         """Raise Unavailable if no write can succeed now; waits for nobody.
@@ -291,7 +332,7 @@ class Database:
 
     @property
     def _newest(self) -> int:
-        return 1 + len(self._schema.upgrades)
+        return 1 + len(self.schema.upgrades)
 
     def _version(self, conn: Connection) -> int:
         """The version of the schema in the file; 0 for an empty one, or without a WAL."""
@@ -299,7 +340,7 @@ class Database:
         (filled,) = conn.execute("SELECT EXISTS (SELECT 1 FROM sqlite_schema)").fetchone()
         (application,) = conn.execute("PRAGMA application_id").fetchone()
         (version,) = conn.execute("PRAGMA user_version").fetchone()
-        if filled and application != self._schema.application_id:
+        if filled and application != self.schema.application_id:
             raise Unavailable("The file is the database of another program.")
         if version > self._newest:
             raise Unavailable(
@@ -315,10 +356,10 @@ class Database:
         if conn.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
             raise Unavailable("The database is on a file system that cannot hold a WAL.")
         (version,) = conn.execute("PRAGMA user_version").fetchone()
-        scripts = self._schema.upgrades[version - 1 :] if version else [self._schema.create]
-        script = "".join(scripts).replace("-- schema.sql --", self._schema.create)
+        scripts = self.schema.upgrades[version - 1 :] if version else [self.schema.create]
+        script = "".join(scripts).replace("-- schema.sql --", self.schema.create)
         statements = list(_statements(script))
-        for name, function in self._schema.functions.items():
+        for name, function in self.schema.functions.items():
             conn.create_function(name, 1, function, deterministic=True)
         conn.execute("PRAGMA foreign_keys = OFF")  # tables are renamed and dropped
         conn.execute("PRAGMA legacy_alter_table = ON")
@@ -336,7 +377,7 @@ class Database:
             for statement in statements:
                 conn.execute(statement)
                 done += 1
-            conn.execute(f"PRAGMA application_id = {self._schema.application_id}")
+            conn.execute(f"PRAGMA application_id = {self.schema.application_id}")
             conn.execute(f"PRAGMA user_version = {self._newest}")
             conn.execute("COMMIT")
             if version and time.monotonic() > began + 1:
@@ -347,9 +388,9 @@ class Database:
     def _check(self, conn: Connection) -> None:
         """See that tables and rules are those of the schema, to the letter: others may be added."""
         with closing(sqlite3.connect(":memory:")) as model:
-            model.executescript(self._schema.create)
+            model.executescript(self.schema.create)
             query = "SELECT type, name, sql FROM sqlite_schema"
-            ours = {row for row in model.execute(query) if (row[2] or ";") in self._schema.create}
+            ours = {row for row in model.execute(query) if (row[2] or ";") in self.schema.create}
             lacking = ours - set(conn.execute(query))
         if lacking:
             names = ", ".join(sorted(f"{type} {name}" for type, name, _ in lacking))

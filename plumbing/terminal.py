@@ -18,6 +18,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import TextIO
 
+from .engine import without_password
 from .settings import Command, Option, read_command_line
 
 LINES = 1000  # that wait to be written to the log, at most
@@ -57,7 +58,8 @@ def run(
             return 128 + stopped[0] if command.usage else 0
         for kind, setting in blame.items():
             if isinstance(error, kind):
-                error = settings.fault(f"{settings[setting]}: {error}", setting)
+                shown = without_password(settings[setting])
+                error = settings.fault(f"{shown}: {error}", setting)
         if not isinstance(error, (ValueError, OSError)):
             raise
         say(" ".join(f"{name}: {error}".splitlines()), sys.stderr)

@@ -19,12 +19,15 @@ from email import message_from_bytes
 from email.policy import default
 from pathlib import Path
 
+import clusters
 import pytest
 from aiosmtpd.controller import Controller
 from scripted import ScriptedServer
 from webtest import TestApp
 
+import db
 import tracker
+from plumbing.engine import is_url
 
 ROOT = Path(tracker.__file__).parent
 
@@ -182,7 +185,7 @@ class Server:
     """
 
     def __init__(self, database, *options, port=0, prelude=""):
-        self.database = Path(database)
+        self.database = database if is_url(database) else Path(database)
         start = [ROOT / "tracker.py"]
         if prelude:
             where = f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
@@ -222,9 +225,34 @@ def clock():
     return Clock()
 
 
+def pytest_generate_tests(metafunc):
+    """Tests that are marked so run on both engines, those that use no database once."""
+    if metafunc.definition.get_closest_marker("engines") and "database" in metafunc.fixturenames:
+        metafunc.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def postgresql():
+    """A server with a database `ready` that is set up, to be copied by each test."""
+    if not clusters.find_programs():
+        pytest.skip(clusters.HOW_TO_GET_IT)
+    cluster = clusters.Cluster()
+    cluster.execute("CREATE DATABASE ready OWNER tracker TEMPLATE template0")
+    db.open_database(cluster.url("ready")).close()
+    yield cluster
+    cluster.remove()
+
+
 @pytest.fixture
-def database(tmp_path):
-    return tmp_path / "tickets.db"
+def database(request, tmp_path):
+    """Where the data of the test is: a file that is not there yet, or a URL."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        yield tmp_path / "tickets.db"
+        return
+    cluster = request.getfixturevalue("postgresql")
+    url = cluster.create(template="ready")
+    yield url
+    cluster.drop(url)
 
 
 @pytest.fixture

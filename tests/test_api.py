@@ -5,6 +5,8 @@ from itertools import pairwise
 
 import pytest
 
+pytestmark = pytest.mark.engines
+
 
 @pytest.fixture
 def cast(api):

@@ -313,7 +313,7 @@ def die(text):
     if "STOP" in os.environ and text.startswith(os.environ["STOP"]):
         os.kill(os.getpid(), 9)
     return text.lower()
-db.fold = die
+db.text.fold = die
 db.open_database(sys.argv[1]).close()
 """
 

@@ -567,6 +567,7 @@ class Flaky:
 
     def __init__(self, database, bad):
         self.write, self.now, self.database = database.write, database.now, database
+        self.may_deliver = database.may_deliver
         self.bad, self.reads = bad, 0
 
     def read(self):

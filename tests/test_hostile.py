@@ -6,6 +6,7 @@ in the log, and nothing in the database. A failing test lists every row that wen
 """
 
 import io
+import itertools
 import json
 import logging
 import re
@@ -18,6 +19,7 @@ from string import printable
 from typing import NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
+import psycopg
 import pytest
 from conftest import Api, Server, eventually
 from hypothesis import given, settings
@@ -27,8 +29,11 @@ from waitress.adjustments import Adjustments
 import db
 import tracker
 from plumbing import web
+from plumbing.engine import is_url
 from plumbing.server import Parser
 from plumbing.text import fold
+
+pytestmark = pytest.mark.engines
 
 # A body for each collection that is valid, so that only what is hostile is refused.
 VALID = {
@@ -96,13 +101,12 @@ def fault(answer, expected):
 class World:
     """An app with one of everything, which no hostile request may change."""
 
-    def __init__(self, folder):
-        self.folder, self.made = folder, 0
+    def __init__(self, make_database):
+        self.make_database = make_database
         self.make()
 
     def make(self):
-        self.made += 1
-        database = self.folder / f"{self.made}.db"
+        database = self.make_database()
         self.app = tracker.create_app(
             database, smtp="", sender="tracker@localhost", allowed_hosts=(), output=io.StringIO()
         )
@@ -113,20 +117,29 @@ class World:
         for _, title in LITERALLY:
             api.ticket(title=title)
         eventually(lambda: api.get("/health").json["mail"]["queued"] == 0)
-        self._watch = sqlite3.connect(database)
+        self._watch = (psycopg if is_url(database) else sqlite3).connect(database)
+        self._version = "PRAGMA data_version"
+        if is_url(database):  # each commit of each connection is counted there
+            self._watch.autocommit = True
+            self._version = "SELECT sum(number) FROM tracker.commits"
 
     def version(self):
         """Another one as soon as anybody has written anything."""
-        return self._watch.execute("PRAGMA data_version").fetchone()
+        return self._watch.execute(self._version).fetchone()
 
     def close(self):
         self._watch.close()
         self.app.close()
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    world = World(tmp_path_factory.mktemp("hostile"))
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def world(request, tmp_path_factory):
+    if request.param == "sqlite":
+        folder, numbers = tmp_path_factory.mktemp("hostile"), itertools.count(1)
+        world = World(lambda: folder / f"{next(numbers)}.db")
+    else:
+        cluster = request.getfixturevalue("postgresql")
+        world = World(lambda: cluster.create(template="ready"))
     yield world
     world.close()
 

@@ -7,6 +7,8 @@ import urllib.request
 import pytest
 from conftest import Api
 
+pytestmark = pytest.mark.engines
+
 USER = {"name": "Max", "email": "max@example.com"}
 TICKET = {"title": "Fix the database", "project_id": 1, "status": "open", "assignees": [1]}
 

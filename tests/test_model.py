@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from email import message_from_bytes
 from email.policy import default
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from urllib.parse import urlencode
@@ -507,6 +508,8 @@ def body(required, **optional):
 class Calls(RuleBasedStateMachine):
     """Random calls to a tracker of its own, and to the model."""
 
+    make_database = None  # returns where a new database is, and what removes it
+
     def __init__(self):
         super().__init__()
         self.clock = Clock()
@@ -514,18 +517,17 @@ class Calls(RuleBasedStateMachine):
         self.seen = {}  # path: (ETag, what the resource was like)
         self.queries, self.starts = cycle(QUERIES), cycle(range(7))
         self.ticks = cycle([0, 1])  # two calls may fall into one millisecond
-        self.directory = tempfile.TemporaryDirectory()
-        path = Path(self.directory.name) / "tickets.db"
+        location, self.remove_database = self.make_database()
         # Mail is delivered when a rule says so, by a mailer of ours on the same database: of
         # several, one delivers, and ours comes first.
         self.post_office = PostOffice()
-        base = db.open_database(path, self.clock)
+        base = db.open_database(location, self.clock)
         self.mailer = mailer.Mailer(base, self.post_office, ("", SENDER))
         self.mailer.monotonic = self.clock.monotonic
         assert self.mailer.database.may_deliver()
         with self.mailer.database.write() as conn:
             db.begin_delivery(conn, "example.com")
-        self.app = tracker.create_app(path, smtp="", clock=self.clock, allowed_hosts=[])
+        self.app = tracker.create_app(location, smtp="", clock=self.clock, allowed_hosts=[])
         self.api = Api(self.app)
         self.created = []  # (when, path, body, key, answer)
         for name, email in CAST.items():
@@ -539,7 +541,7 @@ class Calls(RuleBasedStateMachine):
     def teardown(self):
         self.app.close()
         self.mailer.database.close()
-        self.directory.cleanup()
+        self.remove_database()
 
     def call(self, method, path, body=None, careful=False, **headers):
         """(the answer, what the caller knew of the resource)"""
@@ -823,11 +825,30 @@ class Calls(RuleBasedStateMachine):
 FUZZ = int(os.environ.get("FUZZ", "0"))  # how much more than in `make test`
 
 
+def in_a_file():
+    directory = tempfile.TemporaryDirectory()
+    return Path(directory.name) / "tickets.db", directory.cleanup
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def machine(request):
+    """The class of calls to a tracker on this engine."""
+    if request.param == "sqlite":
+        return type("Calls", (Calls,), {"make_database": staticmethod(in_a_file)})
+    cluster = request.getfixturevalue("postgresql")
+
+    def on_a_server():
+        url = cluster.create(template="ready")
+        return url, partial(cluster.drop, url)
+
+    return type("Calls", (Calls,), {"make_database": staticmethod(on_a_server)})
+
+
 @pytest.mark.timeout(1800)  # to reduce a failure to its smallest example takes minutes
 @pytest.mark.parametrize("number", range(1, 4 if FUZZ else 2))
-def test_after_any_calls_the_tracker_knows_what_the_contract_says(number):
+def test_after_any_calls_the_tracker_knows_what_the_contract_says(machine, number):
     run_state_machine_as_test(
-        seed(number)(Calls),
+        seed(number)(machine),
         settings=settings(
             max_examples=3 * FUZZ or 75,
             stateful_step_count=50 if FUZZ else 40,

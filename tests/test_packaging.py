@@ -80,10 +80,10 @@ def test_the_installed_tracker_serves_the_description_of_its_api(installed_serve
 def test_the_wheel_holds_what_the_tracker_needs_and_nothing_else(installed):
     names = zipfile.ZipFile(installed.wheel).namelist()
     held = {name for name in names if ".dist-info/" not in name}
-    tracked = [*ROOT.glob("plumbing/*.py"), *ROOT.glob("upgrades/*.sql")]
+    tracked = [*ROOT.glob("plumbing/*.*"), *ROOT.glob("upgrades/*.sql")]
     assert held == {f"tracker/{path.relative_to(ROOT)}" for path in tracked} | {
         "tracker/__init__.py", "tracker/__main__.py", "tracker/db.py", "tracker/mailer.py",
-        "tracker/schema.sql", "tracker/openapi.json", "tracker/board.html",
+        "tracker/schema.sql", "tracker/postgres.sql", "tracker/openapi.json", "tracker/board.html",
     }  # fmt: skip
 
 

@@ -727,7 +727,7 @@ def dawdle(text):
     Path(os.environ["BEGUN"]).touch()
     time.sleep(0.2)
     return text.lower()
-tracker.db.fold = dawdle
+tracker.db.text.fold = dawdle
 sys.exit(tracker.main(sys.argv[1:]))
 """
 

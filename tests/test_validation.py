@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 import tracker
 
+pytestmark = pytest.mark.engines
+
 VALID = {"title": "Fix", "project_id": 1, "status": "open"}
 
 

@@ -1,0 +1,155 @@
+"""What an engine of the database must be.
+
+An engine is a Database that hands out Connections. One is SQLite, in a file; the other is
+PostgreSQL, by URL. Who writes SQL for both needs to know no more than stands here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+Clock = Callable[[], datetime]
+
+
+class Schema(NamedTuple):
+    """What a database holds: how to create it, and how to bring older ones forward.
+
+    The SQL is in files of `folder`: schema.sql and upgrades/*.sql are for SQLite, postgres.sql is
+    for PostgreSQL.
+    """
+
+    folder: Path
+    name: str  # of the schema, where one database has several
+    application_id: int  # tells our files, or locks, from those of other programs
+    functions: Mapping[str, Callable[[str], str]] = {}  # of one text, for the upgrades
+    filled: str = ""  # SQL to run when all rows were copied into a file, past its triggers
+    create: str = ""  # SQL of the newest version
+    upgrades: Sequence[str] = ()  # the SQL that takes version 1 to 2, then 2 to 3, and so on
+
+    def read(self, create: str, upgrades: str = "") -> Schema:
+        """The schema with the SQL of these files."""
+        files = sorted(self.folder.glob(upgrades)) if upgrades else []
+        return self._replace(
+            create=(self.folder / create).read_text("utf-8"),
+            upgrades=[file.read_text("utf-8") for file in files],
+        )
+
+    @property
+    def tables(self) -> list[str]:
+        """The tables, each behind those that it refers to."""
+        return re.findall(r"^CREATE TABLE (\w+)", self.create, re.MULTILINE)
+
+    @property
+    def preset(self) -> list[str]:
+        """Those of the tables that are not empty at the beginning."""
+        return re.findall(r"^INSERT INTO (\w+)", self.create, re.MULTILINE)
+
+
+class Cursor(Protocol):
+    """The rows of a statement."""
+
+    @property
+    def rowcount(self) -> int: ...
+    @property
+    def description(self) -> Any: ...
+    def fetchone(self) -> Any: ...
+    def fetchall(self) -> list[Any]: ...
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class Connection(Protocol):
+    """A connection in a transaction, with the one time that counts in it."""
+
+    now: str  # RFC 3339 in UTC with milliseconds
+
+    @property
+    def IntegrityError(self) -> type[Exception]: ...  # noqa: N802
+
+    @property
+    def plans(self) -> bool:
+        """Whether it weighs all ways by statistics, so that none is to be prescribed."""
+
+    def contains(self, column: str, value: str) -> str:
+        """SQL that is true where the text of the column holds the value."""
+
+    def execute(self, sql: str, values: Mapping[str, Any] = ..., /) -> Cursor: ...
+    def executemany(self, sql: str, values: Iterable[Mapping[str, Any]], /) -> object: ...
+
+    def columns(self, table: str) -> list[str]:
+        """The columns of a table, but for what is made of others."""
+
+    def stream(self, sql: str) -> Iterable[tuple[Any, ...]]:
+        """The rows of a query, however many."""
+
+    def load(self, table: str, columns: list[str], rows: Iterable[tuple[Any, ...]]) -> None:
+        """Add the rows to a table."""
+
+    def highest_ids(self) -> dict[str, int]:
+        """By table, the highest id that was ever used, also of what is deleted."""
+
+    def use_ids_above(self, highest: dict[str, int]) -> None:
+        """Have new rows get higher ids."""
+
+
+class Database(Protocol):
+    """Transactions on a database, which is made ready when it is opened.
+
+    Between its calls it has nothing open until it is first read or written, so that a process
+    may fork before that.
+    """
+
+    name: str  # where it is, without a password
+    remote: bool  # whether each statement waits for a network
+    schema: Schema
+
+    def read(self) -> AbstractContextManager[Connection]:
+        """A transaction that sees one state of the database, and changes nothing."""
+
+    def write(self) -> AbstractContextManager[Any]:
+        """A transaction that is committed at the end, or taken back on any exception."""
+
+    def batch(self) -> AbstractContextManager[Any]:
+        """One transaction for many writes, so that the disk is waited for once."""
+
+    def try_write(self) -> None:
+        """Raise Unavailable if no write can succeed now; waits for nobody."""
+
+    def keep(self) -> AbstractContextManager[Connection]:
+        """A transaction of any length while nobody writes."""
+
+    def fill(self) -> AbstractContextManager[Connection]:
+        """The same, to load what was written before, past the triggers."""
+
+    def may_deliver(self) -> bool:
+        """Whether this object is, now or still, the one that delivers for the database."""
+
+    def stop_delivering(self) -> None:
+        """Let somebody else deliver."""
+
+    def backup(self, target: str, progress: Callable[[int, int], None]) -> None:
+        """Write a consistent copy to the file `target`."""
+
+    def close(self) -> None:
+        """Close what is open: now what is idle, the rest after its use."""
+
+    def now(self) -> str:
+        """The time of the clock, as it is written down."""
+
+
+def is_url(location: str | os.PathLike[str]) -> bool:
+    """Whether the location is that of a server, and not a file."""
+    return os.fspath(location).startswith(("postgresql://", "postgres://"))
+
+
+def without_password(location: str | os.PathLike[str]) -> str:
+    """The location, as it may be shown."""
+    if not is_url(location):
+        return os.fspath(location)
+    shown = re.sub(r"//([^/?#]*)@", lambda user: f"//{user[1].partition(':')[0]}@", str(location))
+    return re.sub(r"([?&])(ssl)?password=[^&]*&?", r"\1", shown).rstrip("?&")

@@ -1,0 +1,658 @@
+"""One PostgreSQL database for many trackers: connections, the one writer, set-up, lost commits.
+
+No statement about the domain stands here; what the database holds is told by a Schema.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import select
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC
+from functools import lru_cache
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import conninfo, errors, pq
+from psycopg.adapt import AdaptersMap, Loader
+from psycopg.types.numeric import Int8Dumper
+from psycopg.types.string import StrDumper
+
+from . import Unavailable, Unknown
+from .engine import Clock, Schema, without_password
+
+log = logging.getLogger("tracker")
+
+BUSY_SECONDS = 4.0  # how long a transaction waits for its turn
+LOST_SECONDS = 10.0  # how long a server is waited for that may have committed
+DOWN_SECONDS = 0.3  # how long a server that could not be reached is not asked again
+TURN_SECONDS = 3.0  # how long who delivered may write down what they did, before another does
+
+WRITES, DELIVERS = 0, 1  # advisory locks
+
+# What each connection is set to. Without these limits a machine that is lost could hold a lock
+# for hours.
+_SETTINGS = f"""
+    SET client_min_messages = warning;
+    SET standard_conforming_strings = on;
+    SET jit = off;  -- to compile costs more than any statement of ours, as does sharing one
+    SET max_parallel_workers_per_gather = 0;
+    SET random_page_cost = 1.1;  -- of a page in memory, or not on a disk that turns
+    SET lock_timeout = '{BUSY_SECONDS:.0f}s';
+    SET statement_timeout = '30s';
+    SET idle_in_transaction_session_timeout = '10s';
+    SET tcp_keepalives_idle = 5;
+    SET tcp_keepalives_interval = 2;
+    SET tcp_keepalives_count = 3;
+    SELECT set_config('synchronous_commit', 'on', false)
+     WHERE current_setting('synchronous_commit') = 'off'"""
+# For psycopg.connect(), where the URL says nothing else.
+_DEFAULTS: dict[str, Any] = {
+    "connect_timeout": 3,
+    "target_session_attrs": "read-write",
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
+_UNLIMITED = """
+    SET LOCAL statement_timeout = 0;
+    SET LOCAL idle_in_transaction_session_timeout = 0"""
+_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+# READ COMMITTED, as what others wrote before the lock was had must be seen.
+_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT pg_advisory_xact_lock({})"
+
+# What the engine itself keeps: the version of the schema, and the last commit of each connection.
+_OWN = """
+    CREATE TABLE schema_version (version integer NOT NULL);
+    INSERT INTO schema_version VALUES ({version});
+    CREATE TABLE commits (
+        session text PRIMARY KEY,
+        number  bigint NOT NULL,
+        at      timestamptz NOT NULL
+    );
+"""
+
+
+class _Context:
+    """How values go to the server and come back."""
+
+    adapters = AdaptersMap(psycopg.adapters)
+    connection = None
+
+
+class _AsBytes(Loader):
+    """JSON as it comes: nothing needs to decode a document on its way."""
+
+    def load(self, data: Any) -> bytes:
+        return bytes(data)
+
+
+_Context.adapters.register_loader("json", _AsBytes)
+_Context.adapters.register_dumper(str, StrDumper)  # as text, and not as anything
+_Context.adapters.register_dumper(int, Int8Dumper)  # so that each statement is planned once
+
+
+class Connection:
+    """A connection in a transaction, with the one time that counts in it."""
+
+    now: str  # RFC 3339 in UTC with milliseconds
+    IntegrityError = psycopg.IntegrityError
+    plans = True
+
+    def __init__(self, session: psycopg.Connection[tuple[Any, ...]]) -> None:
+        self.session = session
+        self.process = os.getpid()
+        self.token = os.urandom(16).hex()
+        self.commits = 0
+        self.warned: str | None = None
+        me = weakref.ref(self)
+        session.add_notice_handler(lambda notice: _note(me(), notice))
+
+    @staticmethod
+    def contains(column: str, value: str) -> str:
+        """SQL that is true where the text of the column holds the value; an index knows LIKE."""
+        for char in ("\\", "%", "_"):
+            value = f"replace({value}, '{char}', '\\{char}')"
+        return f"{column} LIKE '%' || {value} || '%'"
+
+    def execute(self, sql: str, values: Mapping[str, Any] | None = None, /) -> Any:
+        """Execute a statement with :name parameters."""
+        # What a search costs depends on the text, so it is planned anew each time.
+        prepare = False if "LIKE" in sql else None
+        return self.session.execute(_translated(sql), values or {}, prepare=prepare)
+
+    def executemany(self, sql: str, values: Iterable[Mapping[str, Any]], /) -> None:
+        """Execute it with each of the values."""
+        if values := list(values):
+            with self.session.cursor() as cursor:
+                cursor.executemany(_translated(sql), values)
+
+    def columns(self, table: str) -> list[str]:
+        """The columns of a table, but for what is made of others."""
+        sql = """
+            SELECT attname FROM pg_attribute
+             WHERE attrelid = to_regclass(:table) AND attnum > 0 AND attgenerated = ''
+                   AND NOT attisdropped
+             ORDER BY attnum"""
+        return [name for (name,) in self.execute(sql, {"table": table})]
+
+    def stream(self, sql: str) -> Iterable[tuple[Any, ...]]:
+        """The rows of a query, however many."""
+        with self.session.cursor(name="stream") as cursor:
+            cursor.itersize = 1000
+            yield from cursor.execute(_sent(sql))
+
+    def load(self, table: str, columns: list[str], rows: Iterable[tuple[Any, ...]]) -> None:
+        """Add the rows to a table."""
+        sql = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
+        with self.session.cursor() as cursor, cursor.copy(_sent(sql)) as copy:
+            for row in rows:
+                copy.write_row(row)
+
+    def highest_ids(self) -> dict[str, int]:
+        """By table, the highest id that was ever used, also of what is deleted."""
+        highest = {}
+        for table, sequence in self._sequences():
+            for (last,) in self.execute(f"SELECT last_value FROM {sequence} WHERE is_called"):
+                highest[table] = last
+        return highest
+
+    def use_ids_above(self, highest: dict[str, int]) -> None:
+        """Have new rows get higher ids."""
+        for table, sequence in self._sequences():
+            if table in highest:
+                values = {"sequence": sequence, "highest": highest[table]}
+                self.execute("SELECT setval(:sequence, :highest)", values)
+
+    def _sequences(self) -> list[tuple[str, str]]:
+        found: list[tuple[str, str]] = self.execute("""
+            SELECT refobjid::regclass::text, objid::regclass::text
+              FROM pg_depend
+              JOIN pg_class ON pg_class.oid = objid AND relkind = 'S'
+             WHERE relnamespace = current_schema()::regnamespace AND deptype IN ('a', 'i')
+               AND refclassid = 'pg_class'::regclass""").fetchall()
+        return found
+
+    def command(self, sql: str) -> str:
+        """Execute what has no parameters, several statements in one way there and back."""
+        result = self.session.pgconn.exec_(sql.encode())
+        if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
+            raise errors.error_from_result(result, encoding="utf-8")
+        return (result.command_status or b"").decode()
+
+    @property
+    def lost(self) -> bool:
+        """Whether the server is known to be gone."""
+        return self.session.pgconn.status != pq.ConnStatus.OK
+
+    def is_alive(self) -> bool:
+        """Whether nothing was heard of the server's end while the connection was idle."""
+        if self.lost:
+            return False
+        poll = select.poll()
+        poll.register(self.session.pgconn.socket, select.POLLIN)
+        return not poll.poll(0)
+
+    def close(self) -> None:
+        """End the session; in a child of a fork only its descriptor, as it is the parent's."""
+        if self.process == os.getpid():
+            self.session.pgconn.finish()
+        elif not self.lost:
+            with suppress(OSError):
+                os.close(self.session.pgconn.socket)
+
+    def __del__(self) -> None:
+        if self.process == os.getpid():
+            self.session.pgconn.finish()
+
+
+def _note(conn: Connection | None, notice: psycopg.errors.Diagnostic) -> None:
+    if conn and notice.severity_nonlocalized == "WARNING":
+        conn.warned = notice.message_primary
+
+
+@lru_cache(1000)
+def _translated(sql: str) -> LiteralString:
+    return _sent(re.sub(r"(?<![:\w]):(\w+)", r"%(\1)s", sql.replace("%", "%%")))
+
+
+def _sent(sql: str) -> LiteralString:
+    return sql  # no part of it comes from outside: see db.py
+
+
+class Database:
+    """The schema `schema.name` of a PostgreSQL database, created where there is none.
+
+    `url` may name several hosts. Between its calls it has nothing open until it is first read
+    or written; a child that is forked later opens connections of its own. `clock` tells the
+    time in UTC. Raises Unavailable if it cannot be reached or written, is not in UTF-8, or is a
+    newer one; where it is `only_read`, nothing is looked at yet.
+    """
+
+    remote = True
+
+    def __init__(self, url: str, schema: Schema, clock: Clock, only_read: bool = False) -> None:
+        self.name = without_password(url)
+        self._url, self.schema, self._clock = url, schema, clock
+        self._lock = f"{schema.application_id}, {{}}".format
+        self._to_write = _WRITE.format(self._lock(WRITES))
+        self._deliverer: Connection | None = None  # the one that holds the lock
+        self._ask_again = self._deliver_from = 0.0  # by the monotonic clock
+        self._trouble: str | None = None  # why that is not known
+        self._begin()
+        self._closed = False
+        self._failing = False  # whether the last write did not succeed
+        try:
+            if not only_read:
+                self._set_up()
+                self.try_write()
+        finally:
+            self._release()
+
+    # ------------------------------------------------------------ transactions
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the database, and changes nothing."""
+        with self._transaction(_READ) as conn:
+            yield conn
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that is committed at the end, or taken back on any exception."""
+        try:
+            with self._transaction(self._to_write) as conn:
+                yield conn
+                self._commit(conn)
+                self._failing = False
+        except Unavailable:
+            self._failing = True
+            raise
+
+    @contextmanager
+    def batch(self) -> Iterator[Batch]:
+        """One transaction for many writes, so that the disk is waited for once."""
+        with self.write() as conn:
+            yield Batch(self, conn)
+
+    def try_write(self) -> None:
+        """Raise Unavailable if no write can succeed now; waits for nobody.
+
+        A row is written, and taken back. That somebody else writes is no failure, unless our
+        last write waited for them in vain.
+        """
+        with self._transaction("BEGIN READ WRITE; SET LOCAL lock_timeout = '100ms'") as conn:
+            free = conn.command(f"""
+                INSERT INTO commits VALUES ('{os.urandom(16).hex()}', 0, now());
+                SELECT 1 WHERE pg_try_advisory_xact_lock({self._lock(WRITES)})""")
+            if free == "SELECT 1":
+                self._failing = False
+            elif self._failing:
+                raise Unavailable("The database is locked by another writer.", busy=True)
+
+    @contextmanager
+    def keep(self) -> Iterator[Connection]:
+        """A transaction of any length while nobody writes."""
+        with self.write() as conn:
+            conn.command(_UNLIMITED)
+            yield conn
+
+    @contextmanager
+    def fill(self) -> Iterator[Connection]:
+        """The same, to load what was written before, past the triggers."""
+        with self.keep() as conn:
+            # They count, row by row, which is quadratic within one transaction.
+            for table in self.schema.tables:
+                conn.command(f"ALTER TABLE {table} DISABLE TRIGGER USER")
+            yield conn
+            for table in self.schema.tables:
+                conn.command(f"ALTER TABLE {table} ENABLE TRIGGER USER")
+
+    def may_deliver(self) -> bool:
+        """Whether this database object is, now or still, the one that delivers.
+
+        One at a time among all trackers, until stop_delivering(), close(), death, or the loss of
+        the server.
+
+        1. The lock lasts as long as its session, so who has it asks whether that lives.
+        2. Who was refused or has lost the server asks again after TURN_SECONDS.
+        3. Who was refused before and then gets the lock waits as long once more. The other may
+           live on and have lost the server only: so it can write down what it has sent.
+        """
+        self._notice_fork()
+        now = time.monotonic()
+        if self._deliverer is None and now < self._ask_again:
+            if self._trouble:
+                raise Unavailable(self._trouble)
+            return False
+        try:
+            if self._deliverer is None:
+                self._deliverer = self._connect()
+                sql = f"SELECT 1 WHERE pg_try_advisory_lock({self._lock(DELIVERS)})"
+                if self._deliverer.command(sql) != "SELECT 1":
+                    self.stop_delivering()
+                    self._ask_again = self._deliver_from = now + TURN_SECONDS
+                elif self._deliver_from:
+                    self._deliver_from = now + TURN_SECONDS
+            else:
+                self._deliverer.command("SELECT 1")
+            self._trouble = None
+        except psycopg.Error as error:
+            self.stop_delivering()
+            self._ask_again, self._trouble = now + TURN_SECONDS, str(unavailable(error))
+            raise unavailable(error) from error
+        if self._deliverer is None or now < self._deliver_from:
+            return False
+        self._deliver_from = 0.0
+        return True
+
+    def stop_delivering(self) -> None:
+        """Let somebody else deliver."""
+        conn, self._deliverer = self._deliverer, None
+        if conn:
+            conn.close()
+
+    def backup(self, target: str, progress: Callable[[int, int], None]) -> None:
+        """Raise Unavailable, which says what to use."""
+        raise Unavailable(f"PostgreSQL has its own: pg_dump --format=custom --file={target}.")
+
+    def close(self) -> None:
+        """Close the connections: now those that are idle, the others after their use."""
+        self._closed = True
+        self._release()
+
+    def now(self) -> str:
+        """The time of the clock, as it is written down."""
+        moment = self._clock().astimezone(UTC)
+        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[Connection]:
+        conn = None
+        try:
+            conn = self._lend(begin)
+            conn.now = self.now()
+            yield conn
+        except BaseException as error:
+            if conn:
+                self._take_back(conn)
+            if isinstance(error, psycopg.Error):
+                raise unavailable(error) from error
+            raise
+        self._take_back(conn)
+
+    def _commit(self, conn: Connection) -> None:
+        """Commit, and know it. Raises Unknown if that cannot be known.
+
+        1. The transaction ends by writing down its number, one more than the last of this
+           connection; unless it has written nothing.
+        2. If the answer is lost, it may have happened or not. So a new connection takes the
+           lock, which waits for the end of the old transaction, and looks for the number. Its
+           own commit waits for the standby, if there is a synchronous one.
+        3. A warning at commit says that the standby was not waited for. That is not known to
+           last, either.
+        """
+        conn.commits, conn.warned = conn.commits + 1, None
+        try:
+            done = conn.command(f"""
+                INSERT INTO commits
+                SELECT '{conn.token}', {conn.commits}, now()
+                 WHERE pg_current_xact_id_if_assigned() IS NOT NULL
+                    ON CONFLICT (session) DO UPDATE SET number = {conn.commits}, at = now();
+                {self._to_tidy if conn.commits == 1 else ""}
+                COMMIT""")
+        except psycopg.Error as error:
+            if not conn.lost:
+                raise
+            conn.close()  # the server sees it, and ends the old transaction
+            committed = self._has_committed(conn)
+            if committed is None:
+                raise Unknown(f"The database was lost ({_told(error)}).") from error
+            if not committed:
+                raise
+        else:
+            if done != "COMMIT":
+                raise Unavailable("The database has taken the transaction back.")
+            if conn.warned:
+                raise Unknown(f"The database warns: {conn.warned}.")
+
+    _to_tidy = "DELETE FROM commits WHERE at < now() - interval '1 day';"
+
+    def _has_committed(self, conn: Connection) -> bool | None:
+        until = time.monotonic() + LOST_SECONDS
+        look = "UPDATE commits SET at = now() WHERE session = :token AND number = :number"
+        while time.monotonic() < until:
+            with suppress(psycopg.Error):
+                other = self._connect()
+                other.command(self._to_write)
+                values = {"token": conn.token, "number": conn.commits}
+                found = other.execute(look, values).rowcount
+                other.command("COMMIT")
+                if not other.warned:
+                    self._take_back(other)
+                    return bool(found)
+            time.sleep(0.1)
+        return None
+
+    # ------------------------------------------------------------ connections
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._all: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self._idle: list[Connection] = []
+        self._deliverer = None
+        self._down_until, self._down = 0.0, ""
+
+    def _notice_fork(self) -> None:
+        # The sessions are the parent's. But while a child has their sockets open, the server does
+        # not see the parent's death, and keeps its locks.
+        if self._process != os.getpid():
+            for conn in list(self._all):
+                conn.close()
+            self._begin()
+
+    def _lend(self, begin: str) -> Connection:
+        """A connection in a new transaction, for the use of this thread until _take_back()."""
+        self._notice_fork()
+        while True:
+            try:
+                conn, used = self._idle.pop(), True
+            except IndexError:
+                conn, used = self._connect(), False
+            if used and not conn.is_alive():
+                conn.close()
+                continue
+            try:
+                conn.command(begin)
+                return conn
+            except psycopg.Error:
+                lost = conn.lost
+                self._take_back(conn)
+                if not (used and lost):
+                    raise
+
+    def _take_back(self, conn: Connection) -> None:
+        """End what the connection is in, and keep it if it is sound."""
+        status, kinds = conn.session.pgconn.transaction_status, pq.TransactionStatus
+        with suppress(psycopg.Error):
+            if status in (kinds.INTRANS, kinds.INERROR):
+                conn.command("ROLLBACK")
+                status = kinds.IDLE
+        if status == kinds.IDLE and not conn.lost:
+            self._idle.append(conn)
+        else:
+            conn.close()
+        if self._closed:
+            self._release()
+
+    def _connect(self) -> Connection:
+        if time.monotonic() < self._down_until:  # or each of many who wait would wait for it
+            raise psycopg.OperationalError(self._down)
+        try:
+            given = conninfo.conninfo_to_dict(self._url)
+        except psycopg.ProgrammingError:  # its words may hold the password
+            raise Unavailable("The URL is not one of PostgreSQL.") from None
+        try:
+            session = psycopg.connect(
+                **{**_DEFAULTS, "fallback_application_name": f"tracker {os.getpid()}", **given},
+                autocommit=True,
+                context=_Context(),
+            )
+        except psycopg.OperationalError as error:
+            self._down_until, self._down = time.monotonic() + DOWN_SECONDS, str(error)
+            raise
+        conn = Connection(session)
+        self._all.add(conn)
+        if session.info.server_version < 130000:
+            raise Unavailable(
+                f"PostgreSQL 13 or newer is needed, this is {session.info.server_version // 10000}."
+            )
+        if session.info.parameter_status("server_encoding") != "UTF8":
+            raise Unavailable("The database must have the encoding UTF8.")
+        conn.command(f"{_SETTINGS}; SET search_path = {self.schema.name}")
+        conn.warned = None
+        return conn
+
+    def _release(self) -> None:
+        """Leave nothing open but what is in use just now."""
+        if self._process != os.getpid():
+            return  # what is open belongs to the parent
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().close()
+        if self._closed:
+            self.stop_delivering()
+
+    # ------------------------------------------------------------ set-up
+
+    def _set_up(self) -> None:
+        """Have the schema in the database: nothing to do, or create it, in one transaction."""
+        try:
+            conn = self._connect()
+            try:
+                if self._version(conn) == 0:
+                    conn.command(self._to_write)
+                    if self._version(conn) == 0:  # still, now that nobody else sets it up
+                        self._create(conn)
+                    conn.command("COMMIT")
+                self._check(conn)
+            finally:
+                conn.close()
+        except psycopg.Error as error:
+            raise unavailable(error) from error
+
+    def _version(self, conn: Connection) -> int:
+        """The version of the schema; 0 where there is none."""
+        # Not to_regclass(): within a transaction it does not see what others create meanwhile.
+        sql = """
+            SELECT 1 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+             WHERE nspname = :schema AND relname = 'schema_version'"""
+        if not conn.execute(sql, {"schema": self.schema.name}).fetchone():
+            return 0
+        sql = f"SELECT version FROM {self.schema.name}.schema_version"
+        [(version,)] = conn.execute(sql).fetchall()
+        if version > 1 + len(self.schema.upgrades):
+            raise Unavailable(
+                "The database was written by a newer version of the program"
+                f" (schema {version}, and this one knows {1 + len(self.schema.upgrades)})."
+            )
+        return int(version)
+
+    def _create(self, conn: Connection) -> None:
+        name = self.schema.name
+        sql = "SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace(:name)"
+        [others] = conn.execute(sql, {"name": name}).fetchone()
+        if others:
+            raise Unavailable(f"The schema {name} of the database is another program's.")
+        # It may be there, given by somebody who may create it to somebody who may not.
+        sql = "SELECT to_regnamespace(:name) IS NULL"
+        if conn.execute(sql, {"name": name}).fetchone() == (True,):
+            conn.command(f"CREATE SCHEMA {name}")
+        conn.command(_OWN.format(version=1 + len(self.schema.upgrades)))
+        conn.command(self.schema.create)
+        if conn.warned:
+            log.warning("Warning: %s", conn.warned)
+
+    def _check(self, conn: Connection) -> None:
+        """See that tables and rules are there; others may be added."""
+        ours = re.findall(
+            r"^CREATE (?:UNIQUE )?(?:TABLE|INDEX|TRIGGER|VIEW) (\w+)",
+            self.schema.create,
+            re.MULTILINE,
+        )
+        sql = """
+            SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(:name)
+             UNION ALL
+            SELECT tgname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
+             WHERE relnamespace = to_regnamespace(:name) AND tgenabled <> 'D'"""
+        present = {row[0] for row in conn.execute(sql, {"name": self.schema.name})}
+        if lacking := sorted(set(ours) - present):
+            raise Unavailable(f"The database is damaged: it lacks {', '.join(lacking)}.")
+
+
+class Batch:
+    """A transaction of many writes. Each is a part that can be taken back by itself."""
+
+    def __init__(self, database: Database, conn: Connection) -> None:
+        self._database, self._conn = database, conn
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A part, which is kept at the end, or taken back on any exception."""
+        conn = self._conn
+        try:
+            conn.command("SAVEPOINT part")
+            conn.now = self._database.now()
+            yield conn
+            conn.command("RELEASE part")
+        except BaseException as error:
+            if isinstance(error, psycopg.Error):  # then the batch is over
+                raise unavailable(error) from error
+            try:
+                conn.command("ROLLBACK TO part; RELEASE part")
+            except psycopg.Error as failure:
+                raise unavailable(failure) from error
+            raise
+
+
+# ---------------------------------------------------------------- faults
+
+# By the SQLSTATE, or how it begins. All else is the fault of what is stored, as the statements
+# are ours and tested, and what they are given was checked.
+_WORDS = {
+    "": "cannot be reached",
+    "08": "cannot be reached",
+    "25006": "is read-only",
+    "25P03": "has waited too long for us",
+    "28": "refuses the user",
+    "3D": "does not exist",
+    "40": "is locked by another writer",
+    "42501": "may not be accessed",
+    "53100": "cannot grow: the disk is full",
+    "53": "does not get what it needs",
+    "55P03": "is locked by another writer",
+    "57014": "took too long",
+    "57": "cannot be reached",
+    "58": "cannot be read or written",
+}
+
+
+def unavailable(error: psycopg.Error) -> Unavailable:
+    """The fault in words."""
+    state = error.sqlstate or ""
+    for known in (state, state[:2]):
+        if known in _WORDS:
+            busy = known in ("40", "55P03")
+            return Unavailable(f"The database {_WORDS[known]} ({_told(error)}).", busy=busy)
+    return Unavailable(f"The database is damaged ({_told(error)}).", damaged=True)
+
+
+def _told(error: psycopg.Error) -> str:
+    return " ".join((error.diag.message_primary or str(error)).split())
