@@ -444,7 +444,7 @@ def run_test_mail(given: Settings, address: str) -> int:
         raise given.fault("there is no mail server, as this is not set", "smtp")
     with closing(Tracker(given)) as app:
         taken, said = mailer.send_test_mail(app.mailer, address, patience=30)
-    way = f" through {app.mailer.server}" if app.mailer.delivers else ""
+        way = f" through {app.mailer.server}" if app.mailer.delivers else ""
     say(f"Mail to {address}{way}: {said}")
     return 0 if taken else 1
 

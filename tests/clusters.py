@@ -11,7 +11,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -19,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psycopg
+from wire import free_port
 
 SETTINGS = {
     "fsync": "off",  # what is killed here is the server, and never the machine
@@ -59,12 +59,6 @@ def other_user():
             user = pwd.getpwnam(name)
             return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     raise RuntimeError("PostgreSQL does not run as root, and there is no other user")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Cluster:

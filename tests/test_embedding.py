@@ -302,6 +302,7 @@ def fork(act):
     return told
 
 def child():
+    api = TestApp(app)  # the other one may have a lock that a thread of the parent held
     answers = [
         api.post_json("/projects", {"name": "Child"}, status="*"),
         api.get("/projects", status="*"),

@@ -3,12 +3,11 @@
 import os
 import pwd
 import shutil
-import socket
 import subprocess
-from contextlib import closing
 
 import pytest
 from conftest import DAVE, MAX, Api, eventually, health, settled
+from wire import free_port
 
 POSTFIX = shutil.which("postfix", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
@@ -93,9 +92,7 @@ class Postfix:
 
 @pytest.fixture
 def postfix(tmp_path_factory):
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port = free.getsockname()[1]
-    postfix = Postfix(tmp_path_factory.mktemp("postfix"), port)
+    postfix = Postfix(tmp_path_factory.mktemp("postfix"), free_port())
     yield postfix
     postfix.run("stop")
 

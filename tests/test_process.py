@@ -16,7 +16,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 
 import pytest
 from conftest import ROOT, MailServer, eventually
-from wire import ask, assert_problem, create, fill, post, sent, ticket
+from wire import ask, assert_problem, create, fill, free_port, post, sent, ticket
 
 HERE = {k: v for k, v in os.environ.items() if not k.startswith("TRACKER_")}
 
@@ -60,11 +60,6 @@ def process(*arguments, **settings):
     finally:
         running.kill()
         running.communicate()
-
-
-def free_port():
-    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
-        return listening.getsockname()[1]
 
 
 @pytest.fixture

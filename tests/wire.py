@@ -2,11 +2,20 @@
 
 import http.client
 import json
+import random
 import socket
 from contextlib import closing, contextmanager, suppress
 
 MAX = {"name": "Max", "email": "max@example.com"}
 DAVE = {"name": "Dave", "email": "dave@example.com"}
+
+
+def free_port():
+    """A port that nobody has, below those that the system gives to whoever connects."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def ask(server, method, path, body=None, **headers):
