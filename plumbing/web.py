@@ -217,7 +217,8 @@ def html_headers(document: bytes) -> dict[str, str]:
 
 
 def _tags(header: str) -> list[str]:
-    return re.findall(r'(?:W/)?("[^"]*")', header)
+    # Proxies that compress make W/"tag" of "tag", or "tag-gzip", and do not take it back.
+    return [f'"{tag}"' for tag in re.findall(r'"([0-9a-f]*)(?:-\w+)?"', header)]
 
 
 class Cursor(NamedTuple):
