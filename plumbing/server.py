@@ -84,7 +84,8 @@ def serve(
     port = listeners[-1].effective_port
     ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
     while not stop.is_set():
-        wasyncore.loop(timeout=0.2, use_poll=True, map=sockets, count=1)
+        patience = 0 if dispatcher.quick else 0.2
+        wasyncore.loop(timeout=patience, use_poll=True, map=sockets, count=1)
         dispatcher.answer_quick()
         for listener in listeners:
             listener.look_after()
@@ -101,7 +102,7 @@ class Dispatcher:
 
     def __init__(self, app: Application, slow: Callable[[str], bool]) -> None:
         self._app, self._slow = app, slow
-        self._quick: deque[HTTPChannel] = deque()
+        self.quick: deque[HTTPChannel] = deque()  # whom the loop itself is to answer
         self._readers = ThreadedTaskDispatcher()
         self._readers.set_thread_count(4)
         self._writes: queue.SimpleQueue[Channel | None] = queue.SimpleQueue()
@@ -112,18 +113,19 @@ class Dispatcher:
         """Take the channel's request. Called by the loop, and by a thread that has answered one."""
         request = channel.requests[0]
         if request.error:
-            self._quick.append(channel)
+            self.quick.append(channel)
         elif request.command not in ("GET", "HEAD"):
             self._writes.put(channel)
         elif self._slow(request.query):
             self._readers.add_task(channel)
         else:
-            self._quick.append(channel)
+            self.quick.append(channel)
 
     def answer_quick(self) -> None:
-        """Answer what the loop has received and answers itself."""
-        while self._quick:
-            _answer(self._quick.popleft())
+        """Answer what the loop answers itself, but look after the others soon, and at a signal."""
+        until = time.monotonic() + 0.1
+        while self.quick and time.monotonic() < until:
+            _answer(self.quick.popleft())
 
     def shutdown(self, timeout: float) -> None:
         """End the threads, after what they are at; `timeout` seconds for each kind."""

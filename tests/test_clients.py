@@ -3,7 +3,9 @@
 import http.client
 import json
 import os
+import re
 import resource
+import signal
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -411,3 +413,36 @@ def test_giant_headers_are_a_problem(start_once):
     assert 400 <= answer[0] < 500
     assert_problem(answer, answer[0])
     assert ask(start_once, "GET", "/health")[0] == 200
+
+
+@pytest.fixture
+def crowd(start_with):
+    """A server, and 400 clients who ask for much, all at one moment, and read little."""
+    server = start_with()
+    fill_a_page(server)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(sent(server, HEALTH % (1, b""))) for _ in range(400)]
+        for client in clients:
+            assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+        server.process.send_signal(signal.SIGSTOP)
+        for client in clients:
+            client.sendall(PAGE)
+        server.process.send_signal(signal.SIGCONT)
+        yield server, clients
+
+
+def test_many_who_ask_for_much_at_one_moment_cost_little_memory(crowd):
+    server, clients = crowd
+    for client in clients:
+        client.settimeout(60)
+        with suppress(ConnectionError):
+            client.recv(1000)
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    [peak] = re.findall(r"VmHWM:\s+([0-9]+) kB", status)
+    assert int(peak) < 400 * 1024
+
+
+def test_many_who_ask_for_much_at_one_moment_do_not_delay_the_end(crowd):
+    server, clients = crowd
+    assert clients[0].recv(1000).startswith(b"HTTP/1.1 200 ")
+    assert server.terminate() == 0
