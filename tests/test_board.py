@@ -679,3 +679,12 @@ def test_it_works_below_any_prefix(visit, mounted, api, prefix):
     button(page, "Save").click()
     expect(page.get_by_role("heading", name="Ticket #151")).to_be_visible()
     assert page.url == f"{mounted.url}{prefix}#/tickets/151"
+
+
+def test_line_ends_of_another_system_are_no_change_of_ones_own(visit, client):
+    client.ticket(description="one\r\ntwo")
+    page = visit(client.url + "/#/tickets/1")
+    expect(page.locator(".story li")).to_have_count(1)
+    expect(button(page, "Discard changes")).to_be_hidden()
+    client.change(1, title="A better title")
+    expect(field(page, "Title")).to_have_value("A better title")
