@@ -688,3 +688,19 @@ def test_line_ends_of_another_system_are_no_change_of_ones_own(visit, client):
     expect(button(page, "Discard changes")).to_be_hidden()
     client.change(1, title="A better title")
     expect(field(page, "Title")).to_have_value("A better title")
+
+
+def test_more_changes_at_once_than_are_looked_at_leave_nothing_stale(visit, client):
+    for number in range(130):
+        client.ticket(f"No. {number}")
+    page = visit(client.url)
+    shown = column(page, "open").locator(".card")
+    eventually(lambda: shown.count() >= 100)
+    shown.last.scroll_into_view_if_needed()
+    expect(shown).to_have_count(130)
+    page.context.set_offline(True)
+    for number in range(130):
+        client.change(number + 1, status="closed")
+    page.context.set_offline(False)
+    expect(column(page, "closed").locator(".card").first).to_be_visible()
+    expect(shown).to_have_count(0)
