@@ -704,3 +704,15 @@ def test_more_changes_at_once_than_are_looked_at_leave_nothing_stale(visit, clie
     page.context.set_offline(False)
     expect(column(page, "closed").locator(".card").first).to_be_visible()
     expect(shown).to_have_count(0)
+
+
+def test_a_tracker_that_cannot_write_still_shows_the_board_and_says_why(visit, client):
+    client.ticket()
+    page = visit("about:blank")
+    problem = {"title": "Service Unavailable", "status": 503, "detail": "The disk is full."}
+    page.route("**/health", lambda route: route.fulfill(status=503, json=problem))
+    page.goto(client.url)
+    expect(card(page, "Fix the database")).to_be_visible()
+    expect(page.locator("#said")).to_have_text("The disk is full.")
+    client.ticket("Write the manual")
+    expect(card(page, "Write the manual")).to_be_visible()
