@@ -716,3 +716,14 @@ def test_a_tracker_that_cannot_write_still_shows_the_board_and_says_why(visit, c
     expect(page.locator("#said")).to_have_text("The disk is full.")
     client.ticket("Write the manual")
     expect(card(page, "Write the manual")).to_be_visible()
+
+
+def test_a_card_that_one_moved_gives_its_place_to_what_is_moved_later(visit, client):
+    client.ticket("Fix the database")
+    client.ticket("Write the manual")
+    page = visit(client.url)
+    card(page, "Fix the database").drag_to(column(page, "closed"))
+    expect(page.locator("#said")).to_have_text("Ticket #1: Closed.")
+    client.change(2, status="closed")
+    expect(column(page, "closed").locator(".card")).to_have_count(2)
+    assert titles(page, "closed") == ["Write the manual", "Fix the database"]
