@@ -727,3 +727,16 @@ def test_a_card_that_one_moved_gives_its_place_to_what_is_moved_later(visit, cli
     client.change(2, status="closed")
     expect(column(page, "closed").locator(".card")).to_have_count(2)
     assert titles(page, "closed") == ["Write the manual", "Fix the database"]
+
+
+def test_a_draft_that_one_comes_back_to_tells_what_others_did_meanwhile(visit, client):
+    client.ticket()
+    page = visit(client.url + "/#/tickets/1")
+    field(page, "Title").fill("My title")
+    page.get_by_role("link", name="Board").click()
+    expect(card(page, "Fix the database")).to_be_visible()
+    client.change(1, title="Another title")
+    expect(card(page, "Another title")).to_be_visible()
+    card(page, "Another title").get_by_role("link").click()
+    expect(field(page, "Title")).to_have_value("My title")
+    expect(page.locator(".meanwhile")).to_contain_text("Somebody else changed it")
