@@ -114,6 +114,7 @@ class Call:
     others: list[tuple[str, str]] = field(default_factory=list)  # the query without `after`
     data: dict[str, Any] = field(default_factory=dict)  # the body
     key: str | None = None  # the Idempotency-Key of a creation
+    digest: str = ""  # and that of what it asks for
     conn: Any = None  # until a transaction is begun
     after_commit: Callable[[], None] | None = None  # for what leaves the process
     answered: Answer = None  # type: ignore[assignment]  # until it is
@@ -649,6 +650,9 @@ class Application:
                 call.data = read_body(environ, call.route.takes)
             if call.route.takes and call.route.method == "POST":
                 call.key = read_key(environ)
+            if call.key:  # here, where what could be read can also be written: it may nest deep
+                said = json.dumps([environ["PATH_INFO"], call.data], sort_keys=True)
+                call.digest = hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
         except Exception as error:
             call.answered = self._problem_of(error).answer
         return call
@@ -686,16 +690,14 @@ class Application:
 
         Both are in one transaction, so neither a crash nor another process comes in between.
         """
-        said = json.dumps([call.environ["PATH_INFO"], call.data], sort_keys=True)
-        request = hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
         if known := idempotency.recall(call.conn, key):
-            if known[0] != request:
+            if known[0] != call.digest:
                 raise Problem(422, "This Idempotency-Key came with another request before.")
             status, headers, body = json.loads(known[1])
             return Answer(status, headers, body.encode())
         answer = call.act()
         told = json.dumps([answer.status, answer.headers, answer.body.decode()])
-        idempotency.remember(call.conn, key, request, told)
+        idempotency.remember(call.conn, key, call.digest, told)
         return answer
 
     def _answer_alone(self, call: Call) -> None:

@@ -1,6 +1,8 @@
 """A creation that is asked for again with the same Idempotency-Key happens once."""
 
+import io
 import json
+import sys
 import threading
 import urllib.request
 
@@ -187,3 +189,14 @@ def test_under_a_prefix_the_location_is_that_of_the_first_answer(make_app):
             .headers["Location"]
             .endswith("/tracker/users/1")
         )
+
+
+def test_a_key_makes_no_defect_of_a_body_that_nests_as_deep_as_can_be_read(app):
+    def status(depth):
+        body = b'{"x": ' + b"[" * depth + b"]" * depth + b"}"
+        environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "/users", "HTTP_HOST": "localhost"}
+        environ |= {"CONTENT_TYPE": "application/json", "CONTENT_LENGTH": str(len(body))}
+        environ |= {"HTTP_IDEMPOTENCY_KEY": "a", "wsgi.input": io.BytesIO(body)}
+        return app.answer(environ).status
+
+    assert {status(depth) for depth in range(1, sys.getrecursionlimit() + 100)} == {400, 422}
