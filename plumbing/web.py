@@ -717,7 +717,7 @@ class Application:
             environ, took = call.environ, (time.perf_counter() - call.began) * 1000
             path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
             access.info(
-                "%s %s %s %.1f ms",
+                "%.20s %.2000s %s %.1f ms",  # both may have 64 KiB
                 environ["REQUEST_METHOD"],
                 quote(path, "/", "latin-1"),
                 call.answered.status,

@@ -446,3 +446,12 @@ def test_many_who_ask_for_much_at_one_moment_do_not_delay_the_end(crowd):
     server, clients = crowd
     assert clients[0].recv(1000).startswith(b"HTTP/1.1 200 ")
     assert server.terminate() == 0
+
+
+@pytest.mark.parametrize("line", [b"GET /" + b"x" * 60_000, b"X" * 60_000 + b" /"])
+def test_who_asks_with_long_lines_fills_no_log(start, line):
+    server = start()
+    exchange(server, line + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert server.terminate() == 0
+    assert max(map(len, server.lines)) < 3000
+    assert any(" 40" in logged for logged in server.lines[1:])
