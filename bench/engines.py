@@ -8,6 +8,7 @@ clients ask one tracker, or eight each of two on the same database.
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +33,9 @@ from bench.tools import (
     workplace,
 )
 from plumbing import engines
-from tests.clusters import Cluster
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from clusters import Cluster
 
 CLIENTS, ROUNDS = 16, 3
 AS_IT_COMES = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "128MB"}
