@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -184,6 +184,7 @@ def delete_project(conn: Connection, project_id: int) -> None:
 STATUSES = ("open", "in progress", "closed")
 Ticket = dict[str, Any]  # what its document says
 Changes = dict[str, dict[str, Any]]  # {"status": {"from": "open", "to": "closed"}}
+Saved = tuple[bytes, "Change | None"]  # the document of a ticket, and what there is to tell
 
 
 class Change(NamedTuple):
@@ -282,15 +283,18 @@ def _is_rare(conn: Connection, text: str, filtered: object) -> bool:
     return bool(found < values["common"])
 
 
-def list_missing(conn: Connection, table: str, ids: Iterable[int]) -> list[int]:
-    """Those of the ids that `table`, "users" or "projects", does not have."""
-    sql = f"SELECT value FROM json_each(:ids) WHERE value NOT IN (SELECT id FROM {table})"
-    return [id for (id,) in conn.execute(sql, {"ids": json.dumps(list(ids))})]
+def list_missing(conn: Connection, projects: list[int], users: list[int]) -> set[tuple[str, int]]:
+    """Those of the ids that nothing has, as ("project", 7) or ("user", 3)."""
+    sql = """
+        SELECT 'project', value FROM json_each(:projects)
+         WHERE NOT EXISTS (SELECT 1 FROM projects WHERE id = value)
+         UNION ALL
+        SELECT 'user', value FROM json_each(:users)
+         WHERE NOT EXISTS (SELECT 1 FROM users WHERE id = value)"""
+    return set(conn.execute(sql, {"projects": json.dumps(projects), "users": json.dumps(users)}))
 
 
-def create_ticket(
-    conn: Connection, ticket: Ticket, by: str | None = None
-) -> tuple[bytes, Change | None]:
+def create_ticket(conn: Connection, ticket: Ticket, by: str | None = None) -> Saved:
     """Save a new ticket with its assignees: its document, and what there is to tell, if so."""
     sql = """
         INSERT INTO tickets (title, description, project_id, status, created_at, text)
@@ -306,7 +310,7 @@ def create_ticket(
 
 def update_ticket(
     conn: Connection, ticket: Ticket, fields: Ticket, why: str | None = None, by: str | None = None
-) -> tuple[bytes, Change | None]:
+) -> Saved:
     """Give the ticket the values of `fields`, and write down what that changed, and why.
 
     Returns its document, and the change: none where nothing differs as it reads, and there is
@@ -332,8 +336,9 @@ def update_ticket(
     if "text" in named:  # once more, for a change of case only, which looks like one by hand
         conn.execute("UPDATE tickets SET text = :text WHERE id = :id AND text <> :text", values)
     _assign(conn, ticket["id"], wanted - present)
-    sql = "DELETE FROM assignments WHERE ticket_id = :ticket AND user_id = :user"
-    conn.executemany(sql, [{"ticket": ticket["id"], "user": id} for id in present - wanted])
+    for user_id in present - wanted:
+        sql = "DELETE FROM assignments WHERE ticket_id = :ticket AND user_id = :user"
+        conn.execute(sql, {"ticket": ticket["id"], "user": user_id})
     document = get(conn, "ticket", ticket["id"])
     after = json.loads(document)
     changes: Changes = {name: {"from": ticket[name], "to": new} for name, new in changed.items()}
@@ -363,8 +368,9 @@ def _searched(ticket: Ticket) -> str:
 
 
 def _assign(conn: Connection, ticket_id: int, user_ids: set[int]) -> None:
-    sql = "INSERT INTO assignments (ticket_id, user_id) VALUES (:ticket, :user)"
-    conn.executemany(sql, [{"ticket": ticket_id, "user": user_id} for user_id in user_ids])
+    sql = "INSERT INTO assignments (ticket_id, user_id) SELECT :id, value FROM json_each(:users)"
+    if user_ids:
+        conn.execute(sql, {"id": ticket_id, "users": json.dumps(list(user_ids))})
 
 
 def _record(conn: Connection, now: str, change: Change) -> Change:
@@ -403,15 +409,15 @@ def list_emails(
 
 
 def queue_emails(
-    conn: Connection, history_id: int, subject: str, body: str, user_ids: Iterable[int]
+    conn: Connection, history_id: int, subject: str, body: str, user_ids: list[int]
 ) -> None:
     """Queue the message about a change to each of the users, due now."""
     text = {"id": history_id, "subject": subject, "body": body}
     conn.execute("UPDATE history SET subject = :subject, body = :body WHERE id = :id", text)
-    conn.executemany(
-        "INSERT INTO emails (history_id, user_id, next_attempt_at) VALUES (:history, :user, :now)",
-        [{"history": history_id, "user": user_id, "now": conn.now} for user_id in user_ids],
-    )
+    sql = """
+        INSERT INTO emails (history_id, user_id, next_attempt_at)
+        SELECT :id, value, :now FROM json_each(:users)"""
+    conn.execute(sql, {"id": history_id, "users": json.dumps(user_ids), "now": conn.now})
 
 
 def queue_test_mail(conn: Connection, address: str, subject: str, body: str) -> int:

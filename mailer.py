@@ -39,7 +39,6 @@ BATCH = 100  # messages that are read at once
 RECORD_SECONDS = 0.1  # so long, and for one mail more, an outcome may stay unrecorded
 POLL_SECONDS = 1.0  # how soon mail is seen that another process queued
 
-
 Sender = tuple[str, str]  # the name, which may be empty, and the address that mail comes from
 
 
@@ -230,7 +229,7 @@ class Mailer:
         with suppress(Unavailable, db.NotFound), self.database.read() as conn:
             emails = {each.id: db.get_outgoing(conn, each.id) for each in due}
         for position, each in enumerate(due):
-            address, failure = self._attempt(each, emails.get(each.id))
+            _, address, failure = self._attempt(each, emails.get(each.id))
             about = failure.about if failure else "nothing"
             if self.worker.stopping and about in ("connection", "server", "uncertain"):
                 return  # it was cut by us
@@ -244,10 +243,8 @@ class Mailer:
             if self.worker.stopping or about in ("server", "us") or time.monotonic() > until:
                 return
 
-    def _attempt(
-        self, due: db.Due, email: dict[str, Any] | None
-    ) -> tuple[str | None, Failure | None]:
-        """The address that the mail was brought to, and why it did not go out, if so."""
+    def _attempt(self, due: db.Due, email: dict[str, Any] | None) -> Outcome:
+        """Send the mail, which is read now where it is None."""
         address = None
         try:
             if email is None:
@@ -256,18 +253,18 @@ class Mailer:
             address = email["address"]
             self.server.send(compose(email, self.sender))
         except Failure as failure:
-            return address, failure
+            return Outcome(due, address, failure)
         except (Unavailable, db.NotFound) as error:
             if isinstance(error, Unavailable) and not error.damaged:
                 raise  # that is not the fault of the mail
             log.error("Mail %s cannot be read: %s", due.id, error)
-            return address, Failure("message", f"it cannot be read: {error}")
+            return Outcome(due, address, Failure("message", f"it cannot be read: {error}"))
         except (OSError, MemoryError) as error:  # trouble of this machine
-            return address, Failure("server", str(error) or type(error).__name__)
+            return Outcome(due, address, Failure("server", str(error) or type(error).__name__))
         except Exception as defect:  # must cost this mail, not the queue
             log.exception("Mail %s cannot be sent", due.id)
-            return address, Failure("message", f"a defect of the tracker: {defect}")
-        return address, None
+            return Outcome(due, address, Failure("message", f"a defect of the tracker: {defect}"))
+        return Outcome(due, address, None)
 
     def _record(self, outcomes: list[Outcome]) -> None:
         """Write down what became of mail, each row by itself if one of them is damaged."""

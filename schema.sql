@@ -1,8 +1,7 @@
--- The nouns of the ticket tracker, and the rules that hold whoever writes to the
--- database: the service, a script, or somebody at a SQL prompt. No id is ever used twice:
--- those of rows that can be deleted are AUTOINCREMENT. Times are RFC 3339 text in UTC with
--- milliseconds ('2026-11-22T10:32:00.123Z'): it sorts as it reads. The views at the end
--- write the JSON of the API, so that each representation stands once.
+-- The nouns of the ticket tracker, and the rules that hold whoever writes: the service, a script,
+-- or somebody at a SQL prompt. No id is ever used twice: those of rows that can be deleted are
+-- AUTOINCREMENT. Times are RFC 3339 text in UTC with milliseconds ('2026-11-22T10:32:00.123Z'): it
+-- sorts as it reads. The views at the end write the JSON of the API, so that it stands once.
 
 -- ------------------------------------------------------------ users and projects
 
@@ -46,16 +45,14 @@ CREATE TABLE tickets (
     CHECK (updated_at >= created_at)
 ) STRICT;
 
--- Who has to do a ticket. A user is unassigned, with history and mail, before they can
--- be deleted.
+-- Who has to do a ticket. A user is unassigned, with history and mail, before they are deleted.
 CREATE TABLE assignments (
     ticket_id INTEGER NOT NULL REFERENCES tickets ON DELETE RESTRICT,
     user_id   INTEGER NOT NULL REFERENCES users ON DELETE RESTRICT,
     PRIMARY KEY (ticket_id, user_id)
 ) STRICT, WITHOUT ROWID;
 
--- What happened to a ticket, and what is mailed about it. One row per change, and one for the
--- creation if somebody is told of it.
+-- A change of a ticket, or its creation if somebody is told of that, and what is mailed about it.
 CREATE TABLE history (
     id         INTEGER PRIMARY KEY CHECK (id BETWEEN 1 AND 999999999999999),
     ticket_id  INTEGER REFERENCES tickets ON DELETE RESTRICT,  -- NULL: a test mail
@@ -85,8 +82,7 @@ USING fts5 (text, content = 'tickets', content_rowid = 'id', columnsize = 0,
 
 -- ------------------------------------------------------------ the outbox
 
--- One row per message and recipient, written in the transaction of its change. A failed send
--- is recorded here: attempts, error, next_attempt_at.
+-- A row per message and recipient, written with the change. A failed send is recorded in it.
 CREATE TABLE emails (
     id              INTEGER PRIMARY KEY AUTOINCREMENT CHECK (id BETWEEN 1 AND 999999999999999),
     history_id      INTEGER NOT NULL REFERENCES history ON DELETE RESTRICT,

@@ -85,11 +85,12 @@ def read_ticket(
     """The clean fields of a ticket, whose project and assignees exist. Raises Problem."""
     fields, errors = web.validate(data, rules, ignored, missing)
     project_id, users = fields.get("project_id"), fields.get("assignees") or []
-    if project_id and db.list_missing(call.conn, "projects", [project_id]):
+    ids = [project_id or 0], [user_id or 0 for user_id in users]  # nothing asks for the row 0
+    unknown = db.list_missing(call.conn, *ids)
+    if ("project", project_id) in unknown:
         errors.append(web.error_at("project_id", f"there is no project {project_id}"))
-    unknown = set(db.list_missing(call.conn, "users", filter(None, users)))
     for place, user_id in enumerate(users):
-        if user_id in unknown:
+        if ("user", user_id) in unknown:
             errors.append(web.error_at("assignees", f"there is no user {user_id}", f"/{place}"))
     if errors:
         raise web.bad_fields(errors)

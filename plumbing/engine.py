@@ -79,7 +79,6 @@ class Connection(Protocol):
         """SQL that is true where the text of the column holds the value."""
 
     def execute(self, sql: str, values: Mapping[str, Any] = ..., /) -> Cursor: ...
-    def executemany(self, sql: str, values: Iterable[Mapping[str, Any]], /) -> object: ...
 
     def columns(self, table: str) -> list[str]:
         """The columns of a table, but for what is made of others."""

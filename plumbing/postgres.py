@@ -6,19 +6,21 @@ No statement about the domain stands here; what the database holds is told by a 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import select
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC
 from functools import lru_cache
-from typing import Any, LiteralString
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
-from psycopg import conninfo, errors, pq
+from psycopg import conninfo, errors, generators, pq
+from psycopg.abc import PQGen
 from psycopg.adapt import AdaptersMap, Loader
 from psycopg.types.numeric import Int8Dumper
 from psycopg.types.string import StrDumper
@@ -29,6 +31,7 @@ from .engine import Clock, Schema, without_password
 log = logging.getLogger("tracker")
 
 BUSY_SECONDS = 4.0  # how long a transaction waits for its turn
+ANSWER_SECONDS = 35.0  # how long an answer is waited for: longer than the server is given
 LOST_SECONDS = 10.0  # how long a server is waited for that may have committed
 DOWN_SECONDS = 0.3  # how long a server that could not be reached is not asked again
 TURN_SECONDS = 3.0  # how long who delivered may write down what they did, before another does
@@ -99,6 +102,38 @@ _Context.adapters.register_dumper(str, StrDumper)  # as text, and not as anythin
 _Context.adapters.register_dumper(int, Int8Dumper)  # so that each statement is planned once
 
 
+T = TypeVar("T")
+
+
+class _Session(psycopg.Connection[tuple[Any, ...]]):
+    """A session that takes a server for lost which says nothing for `patience` seconds.
+
+    One that is suspended, or whose disk or standby hangs, keeps no limit that it was given.
+    """
+
+    patience = math.inf
+    silent = False  # whether it did so
+
+    def wait(self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
+        """Have psycopg wait for what `gen` waits for."""
+        return super().wait(self._limited(gen), *args, **kwargs)
+
+    def _limited(self, gen: PQGen[T]) -> Generator[Any, Any, T]:
+        until = time.monotonic() + self.patience
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted  # nothing, now and then
+                if not ready and time.monotonic() > until:
+                    self.silent = True
+                    self.pgconn.finish()
+                    raise psycopg.OperationalError(f"no answer in {self.patience:.0f} seconds")
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
 class Connection:
     """A connection in a transaction, with the one time that counts in it."""
 
@@ -106,7 +141,7 @@ class Connection:
     IntegrityError = psycopg.IntegrityError
     plans = True
 
-    def __init__(self, session: psycopg.Connection[tuple[Any, ...]]) -> None:
+    def __init__(self, session: _Session) -> None:
         self.session = session
         self.process = os.getpid()
         self.token = os.urandom(16).hex()
@@ -127,12 +162,6 @@ class Connection:
         # What a search costs depends on the text, so it is planned anew each time.
         prepare = False if "LIKE" in sql else None
         return self.session.execute(_translated(sql), values or {}, prepare=prepare)
-
-    def executemany(self, sql: str, values: Iterable[Mapping[str, Any]], /) -> None:
-        """Execute it with each of the values."""
-        if values := list(values):
-            with self.session.cursor() as cursor:
-                cursor.executemany(_translated(sql), values)
 
     def columns(self, table: str) -> list[str]:
         """The columns of a table, but for what is made of others."""
@@ -182,7 +211,8 @@ class Connection:
 
     def command(self, sql: str) -> str:
         """Execute what has no parameters, several statements in one way there and back."""
-        result = self.session.pgconn.exec_(sql.encode())
+        self.session.pgconn.send_query(sql.encode())
+        result = self.session.wait(generators.execute(self.session.pgconn))[-1]
         if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
             raise errors.error_from_result(result, encoding="utf-8")
         return (result.command_status or b"").decode()
@@ -192,13 +222,20 @@ class Connection:
         """Whether the server is known to be gone."""
         return self.session.pgconn.status != pq.ConnStatus.OK
 
-    def is_alive(self) -> bool:
-        """Whether nothing was heard of the server's end while the connection was idle."""
-        if self.lost:
-            return False
+    def roll_back(self) -> None:
+        """End the transaction, and leave the answer for resume(), as nobody needs it."""
+        self.session.pgconn.send_query(b"ROLLBACK")
+
+    def resume(self) -> None:
+        """Have it ready for a transaction, after it was idle. Raises OperationalError."""
+        pgconn = self.session.pgconn
+        if pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
+            self.session.wait(generators.fetch_many(pgconn))
         poll = select.poll()
-        poll.register(self.session.pgconn.socket, select.POLLIN)
-        return not poll.poll(0)
+        poll.register(pgconn.socket, select.POLLIN)
+        if poll.poll(0):  # all that a server says by itself is that it ends
+            pgconn.finish()
+            raise psycopg.OperationalError("the session was ended")
 
     def close(self) -> None:
         """End the session; in a child of a fork only its descriptor, as it is the parent's."""
@@ -302,6 +339,7 @@ class Database:
         """A transaction of any length while nobody writes."""
         with self.write() as conn:
             conn.command(_UNLIMITED)
+            conn.session.patience = math.inf
             yield conn
 
     @contextmanager
@@ -431,12 +469,13 @@ class Database:
         while time.monotonic() < until:
             with suppress(psycopg.Error):
                 other = self._connect()
+                other.session.patience = LOST_SECONDS
                 other.command(self._to_write)
                 values = {"token": conn.token, "number": conn.commits}
                 found = other.execute(look, values).rowcount
                 other.command("COMMIT")
+                other.close()
                 if not other.warned:
-                    self._take_back(other)
                     return bool(found)
             time.sleep(0.1)
         return None
@@ -466,16 +505,15 @@ class Database:
                 conn, used = self._idle.pop(), True
             except IndexError:
                 conn, used = self._connect(), False
-            if used and not conn.is_alive():
-                conn.close()
-                continue
             try:
+                if used:
+                    conn.resume()
                 conn.command(begin)
                 return conn
             except psycopg.Error:
-                lost = conn.lost
+                others = used and conn.lost and not conn.session.silent
                 self._take_back(conn)
-                if not (used and lost):
+                if not others:
                     raise
 
     def _take_back(self, conn: Connection) -> None:
@@ -483,13 +521,13 @@ class Database:
         status, kinds = conn.session.pgconn.transaction_status, pq.TransactionStatus
         with suppress(psycopg.Error):
             if status in (kinds.INTRANS, kinds.INERROR):
-                conn.command("ROLLBACK")
+                conn.roll_back()
                 status = kinds.IDLE
         if status == kinds.IDLE and not conn.lost:
             self._idle.append(conn)
         else:
             conn.close()
-        if self._closed:
+        if self._closed or conn.session.silent:  # then the others are not to be waited for, either
             self._release()
 
     def _connect(self) -> Connection:
@@ -500,7 +538,7 @@ class Database:
         except psycopg.ProgrammingError:  # its words may hold the password
             raise Unavailable("The URL is not one of PostgreSQL.") from None
         try:
-            session = psycopg.connect(
+            session = _Session.connect(
                 **{**_DEFAULTS, "fallback_application_name": f"tracker {os.getpid()}", **given},
                 autocommit=True,
                 context=_Context(),
@@ -508,6 +546,7 @@ class Database:
         except psycopg.OperationalError as error:
             self._down_until, self._down = time.monotonic() + DOWN_SECONDS, str(error)
             raise
+        session.patience = ANSWER_SECONDS
         conn = Connection(session)
         self._all.add(conn)
         if session.info.server_version < 130000:
@@ -602,21 +641,22 @@ class Batch:
 
     def __init__(self, database: Database, conn: Connection) -> None:
         self._database, self._conn = database, conn
+        self._next = "SAVEPOINT part"
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A part, which is kept at the end, or taken back on any exception."""
         conn = self._conn
         try:
-            conn.command("SAVEPOINT part")
+            conn.command(self._next)
+            self._next = "RELEASE part; SAVEPOINT part"  # in one, and the last is left to COMMIT
             conn.now = self._database.now()
             yield conn
-            conn.command("RELEASE part")
         except BaseException as error:
             if isinstance(error, psycopg.Error):  # then the batch is over
                 raise unavailable(error) from error
             try:
-                conn.command("ROLLBACK TO part; RELEASE part")
+                conn.command("ROLLBACK TO part")
             except psycopg.Error as failure:
                 raise unavailable(failure) from error
             raise

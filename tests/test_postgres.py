@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from urllib.parse import urlsplit
 
@@ -266,7 +267,8 @@ class Wire:
     """Carries bytes between the tracker and the server, and is cut at a commit.
 
     `cut` says when: "before" the server gets it, or "after" it has answered; `gone` says that
-    nobody gets through from then on.
+    nobody gets through from then on. One that `hangs` is not cut: nothing flows then, and neither
+    side is told, as with a server that is suspended.
     """
 
     COMMIT = b"INSERT INTO commits"
@@ -274,7 +276,9 @@ class Wire:
     def __init__(self, url):
         there = urlsplit(url)
         self.server = (there.hostname, there.port)
-        self.cut, self.gone, self.cuts = None, False, 0
+        self.cut, self.gone, self.hangs, self.cuts = None, False, False, 0
+        self.flows = threading.Event()
+        self.flows.set()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = url.replace(f":{there.port}/", f":{self.listener.getsockname()[1]}/")
         self.open = []
@@ -297,17 +301,15 @@ class Wire:
     def _carry(self, one, other, client, server):
         with suppress(OSError):
             while data := one.recv(65536):
-                if one is client and self.cut and self.COMMIT in data:
-                    if self.cut == "before":
-                        break
+                if self.COMMIT in data and self.cut == "after":
                     self.cut = server  # the answer that comes from there
-                if one is self.cut and b"COMMIT" in data:
-                    break
+                elif one is self.cut or (self.COMMIT in data and self.cut == "before"):
+                    self.cut, self.cuts = None, self.cuts + 1
+                    if not self.hangs:
+                        break
+                    self.flows.clear()
+                self.flows.wait()
                 other.sendall(data)
-            else:
-                self._hang_up(client, server)
-                return
-            self.cut, self.cuts = None, self.cuts + 1
         self._hang_up(client, server)
 
     def _hang_up(self, *sockets):
@@ -316,6 +318,7 @@ class Wire:
                 each.shutdown(socket.SHUT_RDWR)
 
     def close(self):
+        self.flows.set()
         self._hang_up(self.listener)
         self.thread.join()
         self._hang_up(*self.open)
@@ -368,6 +371,34 @@ def test_where_the_server_stays_away_nobody_claims_to_know(far, wire, sql, cut, 
     wire.gone = False
     assert eventually(lambda: far.get("/users", status="*").status_code == 200)
     assert len(far.get("/users").json) == (cut == "after")
+
+
+def test_a_server_that_says_nothing_is_given_up_in_the_end(far, wire, monkeypatch):
+    monkeypatch.setattr(postgres, "ANSWER_SECONDS", 2.0)
+    far.project()
+    with ThreadPoolExecutor(4) as pool:  # so that there are several connections
+        list(pool.map(lambda _: far.get("/users"), range(8)))
+    wire.flows.clear()
+    for _ in range(2):
+        assert "cannot be reached" in far.problem("GET", "/users")["detail"]
+    user = {"name": "Max", "email": "max@example.com"}
+    assert "Nothing was changed" in far.problem("POST", "/users", user)["detail"]
+    wire.flows.set()
+    eventually(lambda: far.get("/users", status="*").status_code == 200)
+    assert far.user("Max")["id"] == 1
+
+
+@pytest.mark.parametrize("cut", ["before", "after"])
+def test_a_commit_that_is_never_answered_is_not_known(far, wire, monkeypatch, cut):
+    monkeypatch.setattr(postgres, "ANSWER_SECONDS", 2.0)
+    monkeypatch.setattr(postgres, "LOST_SECONDS", 0.5)
+    far.project()
+    wire.cut, wire.hangs = cut, True
+    answer = far.problem("POST", "/users", {"name": "Max", "email": "max@example.com"})
+    assert "It is not known whether this was saved" in answer["detail"]
+    wire.flows.set()  # what was under way arrives, however late
+    eventually(lambda: far.get("/users", status="*").status_code == 200)
+    assert eventually(lambda: len(far.get("/users").json)) == 1
 
 
 def test_a_lost_commit_of_many_is_told_to_all_of_them(far, wire, monkeypatch):
@@ -505,6 +536,7 @@ def test_a_change_that_changes_nothing_writes_nothing(filled, api, sql):
 
 def test_a_forked_child_works_and_leaves_the_parents_sessions_alone(app, api, sql):
     api.user("Max")
+    app.mailer.close()  # as one thread at a time asks for delivery
     assert eventually(app.database.may_deliver)
     with app.database.read() as conn:  # also one that is in use
         assert conn.execute("SELECT count(*) FROM users").fetchone() == (1,)
