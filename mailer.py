@@ -321,12 +321,12 @@ class Mailer:
             db.set_mail_error(conn, None)
 
     def _learn(self, failure: Failure | None, asked: float) -> None:
-        """When the server is to be asked again, by the last outcome and when it was asked."""
+        """When the server is asked again: before what failed with it, at `asked`, is due again."""
         about = failure.about if failure else "nothing"
         if about in ("us", "server") and failure is not self._pause:
             if str(failure) != str(self._pause):
                 log.warning("Mail waits, %s: %s", self.server, failure)
-            wait = backoff(self._refusals, FIRST_RETRY, LONGEST_RETRY)
+            wait = backoff(self._refusals, FIRST_RETRY, LONGEST_RETRY) / JITTER
             self._refusals = self._refusals + 1 if about == "us" else 0
             self._pause, self._ask_again = failure, asked + wait
         elif self._pause and about not in ("us", "server", "connection", "uncertain"):

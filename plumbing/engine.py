@@ -143,12 +143,15 @@ class Database(Protocol):
 
 def is_url(location: str | os.PathLike[str]) -> bool:
     """Whether the location is that of a server, and not a file."""
-    return os.fspath(location).startswith(("postgresql://", "postgres://"))
+    return re.match(r"[\w+.-]+://", os.fspath(location)) is not None
 
 
 def without_password(location: str | os.PathLike[str]) -> str:
     """The location, as it may be shown."""
     if not is_url(location):
         return os.fspath(location)
-    shown = re.sub(r"//([^/?#]*)@", lambda user: f"//{user[1].partition(':')[0]}@", str(location))
+    # Whatever may be meant for a password is hidden, also one that is not written as it should.
+    shown = re.sub(
+        r"//([^?]*|[^/]*)@", lambda user: f"//{user[1].partition(':')[0]}@", str(location)
+    )
     return re.sub(r"([?&])(ssl)?password=[^&]*&?", r"\1", shown).rstrip("?&")

@@ -34,7 +34,7 @@ def open_database(
         from . import postgres
     except ImportError as error:
         raise Unavailable(
-            f"PostgreSQL needs psycopg 3: pip install 'ticket-tracker[postgres]' ({error})."
+            f"PostgreSQL needs psycopg 3.2 or newer: pip install 'psycopg[binary]' ({error})."
         ) from error
     return postgres.Database(os.fspath(location), schema.read("postgres.sql"), clock, only_read)
 

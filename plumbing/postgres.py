@@ -695,4 +695,6 @@ def unavailable(error: psycopg.Error) -> Unavailable:
 
 
 def _told(error: psycopg.Error) -> str:
-    return " ".join((error.diag.message_primary or str(error)).split())
+    words = error.diag.message_primary or str(error)
+    # Where there are several hosts, the words of the last one stand before those of all.
+    return " ".join(words.rpartition("All failures were:")[2].split())

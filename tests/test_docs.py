@@ -28,6 +28,11 @@ def test_the_options_are_those_of_the_command_line():
         assert not option.default or f"`{option.default}`" in default
 
 
+def test_the_commands_are_those_of_the_command_line():
+    told = [command.strip("`") for command, _ in rows(read("docs/operating.md"), "Command")]
+    assert told == [f"tracker {command.usage}".strip() for command in tracker.COMMANDS]
+
+
 @pytest.mark.parametrize("name", ["README.md", "docs/design.md"])
 def test_the_routes_are_those_of_the_tracker(name):
     told = set()

@@ -326,6 +326,20 @@ def due(api, clock):
     return [email for email in api.emails(state="queued") if email["next_attempt_at"] <= now]
 
 
+def test_a_server_that_is_well_again_gets_each_mail_at_its_next_attempt(scripted, make_api, clock):
+    server = scripted({"greeting": drop})
+    api = make_api(server.url)
+    for number in range(20):
+        api.ticket(title=f"{number}", assignees=[1])
+    attempted(api)
+    server.cure()
+    clock.advance(seconds=30)
+    for _ in range(7):
+        wait(api, clock, seconds=0.5)
+        eventually(lambda: not due(api, clock))
+    assert [(email["state"], email["attempts"]) for email in api.emails()] == [("sent", 2)] * 20
+
+
 def test_new_mail_shares_the_finding_that_the_server_is_down(scripted, make_api):
     server = scripted({"greeting": drop})
     api = make_api(server.url)

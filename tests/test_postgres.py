@@ -173,7 +173,15 @@ def test_a_password_is_never_shown(start, database):
     server.terminate()
     assert f"database {database}," in server.lines[-1]
     nowhere = with_password(database).rpartition("/")[0] + "/nowhere"
-    for bad in (nowhere, f"{nowhere}?password=geheim&x=y", "postgresql://x:geheim@[/y"):
+    for bad in (
+        nowhere,
+        f"{nowhere}?password=geheim&x=y",
+        "postgresql://x:geheim@[/y",
+        "postgresql://x:very#geheim@127.0.0.1:1/y",
+        "postgresql://x:very?geheim@127.0.0.1:1/y",
+        "postgresql://x:1/geheim@127.0.0.1:1/y",
+        "postgresql+psycopg://x:geheim@127.0.0.1:1/y",
+    ):
         told = command("--db", bad, "--port", "0")
         assert told.returncode == 1
         assert "geheim" not in told.stdout + told.stderr
@@ -191,17 +199,27 @@ def test_a_location_is_shown_without_its_password():
     shown = engine.without_password
     assert shown("tickets:a@b.db") == "tickets:a@b.db"
     assert shown("postgresql://max:pass@h1:1,h2/db") == "postgresql://max@h1:1,h2/db"
+    assert shown("postgresql://h:1/db?user=max@b") == "postgresql://h:1/db?user=max@b"
+    for odd in ("pa#ss", "pa?ss", "pa/ss", "p@ss", "p:ss"):
+        assert shown(f"postgresql://max:{odd}@h:1/db") == "postgresql://max@h:1/db"
     assert shown("postgresql://h/db?password=a&sslmode=require") == (
         "postgresql://h/db?sslmode=require"
     )
     assert shown("postgres://max:p@ss@h/db?user=x&password=a") == "postgres://max@h/db?user=x"
 
 
+def test_of_several_hosts_each_is_told_once():
+    with pytest.raises(Unavailable) as told:
+        db.open_database("postgresql://x@127.0.0.1:1,127.0.0.1:2/y")
+    for port in "12":
+        assert str(told.value).count(f"port {port} failed: ") == 1
+
+
 def test_without_the_driver_one_line_says_what_to_install(monkeypatch, database):
     monkeypatch.setitem(sys.modules, "psycopg", None)
     monkeypatch.delitem(sys.modules, "plumbing.postgres")
     monkeypatch.delattr("plumbing.postgres")
-    with pytest.raises(Unavailable, match=r"pip install 'ticket-tracker\[postgres\]'"):
+    with pytest.raises(Unavailable, match=r"pip install 'psycopg\[binary\]'"):
         db.open_database(database)
 
 

@@ -23,6 +23,7 @@ from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 
+import proxy
 import pytest
 from conftest import ROOT, eventually
 
@@ -384,7 +385,7 @@ def settle(server):
         with suppress(OSError, HTTPException):  # of a worker that is being replaced
             return server.ask("GET", "/health").json["mail"]["queued"] == 0
 
-    eventually(nothing_waits)
+    eventually(nothing_waits, timeout=120)
     assert server.stop() == 0
     assert not FAULTS.search(server.said), server.said
 
@@ -530,28 +531,14 @@ def test_uwsgi_without_threads_tells_that_no_mail_goes_out(run):
 
 # ---------------------------------------------------------------- behind nginx
 
-NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-
 # /renamed and /forgotten are what people write who do not pass the Host on.
-CONFIGURATION = """
-daemon off;
-master_process off;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-events {{ }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
+PROXY = """
     gzip on;
     gzip_types application/json;
     gzip_min_length 1;
     upstream tracker {{ server 127.0.0.1:{behind}; }}
     server {{
-        listen 127.0.0.1:{port};
+        listen 127.0.0.1:PORT;
         location / {{
             proxy_pass http://tracker;
             proxy_set_header Host $http_host;
@@ -560,42 +547,24 @@ http {{
         location /renamed/ {{ proxy_pass http://tracker/; }}
         location /forgotten/ {{ proxy_pass http://127.0.0.1:{behind}/; }}
     }}
-}}
 """
 
 
-class Nginx(Foreign):
+class Nginx(proxy.Nginx):
     """nginx before a tracker for tickets.example.com."""
-
-    def __init__(self, folder, behind):
-        self.output = folder / "error.log"
-        while True:
-            with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-                self.port = listener.getsockname()[1]
-            text = CONFIGURATION.format(folder=folder, behind=behind, port=self.port)
-            (folder / "nginx.conf").write_text(text)
-            command = [NGINX, "-p", folder, "-c", folder / "nginx.conf", "-e", self.output]
-            self.process = subprocess.Popen(command, start_new_session=True)
-            # Where somebody else was faster to take the port it ends.
-            if eventually(lambda: self.process.poll() or self._answers()) is True:
-                return
-
-    @property
-    def said(self):
-        return self.output.read_text()
 
     def ask(self, method, path, body=None, **headers):
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        return super().ask(method, path, body, {"Host": "tickets.example.com"} | headers)
+        return ask(self.port, method, path, body, {"Host": "tickets.example.com"} | headers)
 
 
 @pytest.fixture
 def nginx(tmp_path, start):
-    if NGINX is None:
-        pytest.skip("nginx is not installed: apt-get install nginx-light")
+    if proxy.NGINX is None:
+        pytest.skip(proxy.HOW_TO_GET_IT)
     behind = start("--quiet", "--allow-host", "tickets.example.com", "--user-header", "X-User")
     fill(behind.port)
-    nginx = Nginx(tmp_path, behind.port)
+    nginx = Nginx(tmp_path, PROXY.format(behind=behind.port))
     yield nginx
     nginx.kill()
     assert nginx.said == ""
