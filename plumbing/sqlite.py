@@ -407,7 +407,7 @@ class Database:
         database cannot be read.
 
         1. Remove the drafts of those who were killed in this: nobody has them locked.
-        2. Copy to a draft beside the target, so that it is on the same file system.
+        2. Copy to a locked draft beside the target, so that it is on the same file system.
         3. Look through it, as a damaged copy must not replace a good one.
         4. Have it on the disk, then give it its name.
         """
@@ -418,11 +418,8 @@ class Database:
             if not os.path.isfile(place):
                 raise FileExistsError(f"{target} is not a regular file")
         _remove_drafts(place)
-        folder, name = os.path.split(place)
-        fd, draft = tempfile.mkstemp(dir=folder, prefix=f"{name}.", suffix=DRAFT)
+        fd, draft = _make_draft(place)
         try:
-            with suppress(OSError):
-                _set_lock(fd, 0, fcntl.LOCK_EX | fcntl.LOCK_NB)()
             _make_alike(fd, os.stat(self.path))
             with closing(sqlite3.connect(draft)) as copy, self.read() as conn:
                 # This read fixes the snapshot. Without it, each write by somebody else
@@ -451,6 +448,21 @@ class Database:
 
 
 DRAFT = ".partial"  # how the name of a backup ends that is not whole
+
+
+def _make_draft(place: str) -> tuple[int, str]:
+    """A new file beside the place, open and locked. Raises OSError."""
+    folder, name = os.path.split(place)
+    while True:
+        fd, draft = tempfile.mkstemp(dir=folder, prefix=f"{name}.", suffix=DRAFT)
+        try:
+            _set_lock(fd, 0, fcntl.LOCK_EX | fcntl.LOCK_NB)()
+            if os.path.samestat(os.stat(draft), os.fstat(fd)):
+                return fd, draft
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.ENOENT):
+                return fd, draft  # there are no locks here, so nobody removes it
+        os.close(fd)  # another backup saw it before it was locked, and removes it
 
 
 def _remove_drafts(place: str) -> None:

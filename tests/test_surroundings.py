@@ -433,17 +433,41 @@ def test_a_backup_to_what_is_no_regular_file_is_refused_and_leaves_it(
     assert drafts(tmp_path) == []
 
 
-def test_two_backups_to_one_file_at_once_are_both_whole(api, database, tmp_path):
-    for name in ("Website", "Shop"):
-        api.project(name)
+BACKUPS = """
+import os, random, sys, tempfile, time
+import db
+_, seed, database, target = sys.argv
+make, choose = tempfile.mkstemp, random.Random(seed)
+def make_slowly(**how):
+    made = make(**how)
+    time.sleep(choose.choice([0, 0, 0.001]))  # before it is locked
+    return made
+tempfile.mkstemp = make_slowly
+for _ in range(30):
+    db.open_database(database, only_read=True).backup(target, lambda done, pages: None)
+    print(oct(os.stat(target).st_mode & 0o777))
+"""
+
+
+def test_backups_to_one_file_at_once_are_all_whole_and_as_private_as_the_database(
+    api, database, tmp_path
+):
+    api.project()
+    database.chmod(0o600)
     target = tmp_path / "backup.db"
-    for _ in range(3):
-        running = [
-            subprocess.Popen([*TRACKER, "--db", database, "backup", target]) for _ in range(3)
-        ]
-        assert [backup.wait(30) for backup in running] == [0, 0, 0]
-        assert rows(target, "SELECT name FROM projects") == [("Website",), ("Shop",)]
-        assert drafts(tmp_path) == []
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", BACKUPS, str(seed), database, target],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for seed in range(3)
+    ]
+    assert [backup.communicate(timeout=60)[0].split() for backup in running] == [["0o600"] * 30] * 3
+    assert rows(target, "SELECT name FROM projects") == [("Website",)]
+    assert drafts(tmp_path) == []
 
 
 def test_the_draft_of_a_killed_backup_goes_with_the_next_and_that_of_a_running_one_stays(
