@@ -13,7 +13,6 @@ import random
 import sqlite3
 import struct
 import sys
-import tempfile
 import threading
 import time
 import weakref
@@ -418,8 +417,7 @@ class Database:
             if not os.path.isfile(place):
                 raise FileExistsError(f"{target} is not a regular file")
         _remove_drafts(place)
-        fd, draft = _make_draft(place)
-        try:
+        with _new_draft(place) as (fd, draft):
             _make_alike(fd, os.stat(self.path))
             with closing(sqlite3.connect(draft)) as copy, self.read() as conn:
                 # This read fixes the snapshot. Without it, each write by somebody else
@@ -439,30 +437,38 @@ class Database:
                 raise OSError(f"{target} is as it was: the copy is damaged ({found})")
             os.fsync(fd)
             os.replace(draft, place)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(draft)
-            raise
-        finally:
-            os.close(fd)
 
 
 DRAFT = ".partial"  # how the name of a backup ends that is not whole
 
 
-def _make_draft(place: str) -> tuple[int, str]:
-    """A new file beside the place, open and locked. Raises OSError."""
-    folder, name = os.path.split(place)
-    while True:
-        fd, draft = tempfile.mkstemp(dir=folder, prefix=f"{name}.", suffix=DRAFT)
-        try:
-            _set_lock(fd, 0, fcntl.LOCK_EX | fcntl.LOCK_NB)()
-            if os.path.samestat(os.stat(draft), os.fstat(fd)):
-                return fd, draft
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.ENOENT):
-                return fd, draft  # there are no locks here, so nobody removes it
-        os.close(fd)  # another backup saw it before it was locked, and removes it
+@contextmanager
+def _new_draft(place: str) -> Iterator[tuple[int, str]]:
+    """A new file beside the place, open and locked; it is removed on any exception."""
+    draft = ""  # its name is known before it is there, so that no Ctrl-C leaves it
+    try:
+        while True:
+            draft = f"{place}.{os.urandom(4).hex()}{DRAFT}"
+            fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                if _lock_draft(fd, draft):
+                    yield fd, draft
+                    return
+            finally:
+                os.close(fd)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(draft)
+        raise
+
+
+def _lock_draft(fd: int, draft: str) -> bool:
+    """Whether it is ours; else another backup saw it before it was locked, and removes it."""
+    try:
+        _set_lock(fd, 0, fcntl.LOCK_EX | fcntl.LOCK_NB)()
+        return os.path.samestat(os.stat(draft), os.fstat(fd))
+    except OSError as error:  # where there are no locks, nobody removes it
+        return error.errno not in (errno.EAGAIN, errno.ENOENT)
 
 
 def _remove_drafts(place: str) -> None:

@@ -434,15 +434,15 @@ def test_a_backup_to_what_is_no_regular_file_is_refused_and_leaves_it(
 
 
 BACKUPS = """
-import os, random, sys, tempfile, time
+import os, random, sys, time
 import db
+from plumbing import sqlite
 _, seed, database, target = sys.argv
-make, choose = tempfile.mkstemp, random.Random(seed)
-def make_slowly(**how):
-    made = make(**how)
-    time.sleep(choose.choice([0, 0, 0.001]))  # before it is locked
-    return made
-tempfile.mkstemp = make_slowly
+set_lock, choose = sqlite._set_lock, random.Random(seed)
+def set_it_slowly(*arguments):
+    time.sleep(choose.choice([0, 0.001, 0.003]))
+    return set_lock(*arguments)
+sqlite._set_lock = set_it_slowly
 for _ in range(30):
     db.open_database(database, only_read=True).backup(target, lambda done, pages: None)
     print(oct(os.stat(target).st_mode & 0o777))
@@ -510,12 +510,25 @@ def test_a_backup_that_is_killed_at_any_moment_leaves_the_older_one(api, databas
     assert drafts(tmp_path) == []
 
 
-def test_ctrl_c_in_a_backup_leaves_the_older_one_and_no_draft(app, api, tmp_path, old_backup):
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("when", ["as the draft is made", "as it is filled"])
+def test_ctrl_c_in_a_backup_leaves_the_older_one_and_no_draft(
+    app, api, tmp_path, old_backup, when, monkeypatch
+):
     api.project()
+    make = os.open
 
-    def interrupt(done, pages):
-        raise KeyboardInterrupt
+    def make_and_interrupt(path, *how, **more):
+        fd = make(path, *how, **more)
+        if str(path).endswith(sqlite.DRAFT) and when == "as the draft is made":
+            os.close(fd)
+            raise KeyboardInterrupt
+        return fd
 
+    monkeypatch.setattr(os, "open", make_and_interrupt)
     with pytest.raises(KeyboardInterrupt):
         app.database.backup(str(old_backup), interrupt)
     assert old_backup.read_text() == "an older one"
