@@ -18,8 +18,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Api, eventually
-from test_process import HERE, ask, assert_one_clear_line, command, create, fill, free_port, rows
+from conftest import HERE, ROOT, Api, eventually
+from test_process import assert_one_clear_line, command, make_fifo, make_folder, rows
+from wire import ask, create, fill, free_port
 
 import db
 import tracker
@@ -397,18 +398,10 @@ def test_a_backup_of_a_backup_is_made_and_of_an_empty_file_is_not(api, database,
     assert rows(second, "SELECT name FROM projects") == [("Website",)]
 
 
-def make_fifo(path):
-    os.mkfifo(path)
-
-
 def make_device(path):
     if os.geteuid():
         pytest.skip("only root can make a device")
     os.mknod(path, 0o600 | 0o020000, os.makedev(1, 3))  # of which nothing comes back
-
-
-def make_folder(path):
-    path.mkdir()
 
 
 def make_loop(path):
