@@ -281,40 +281,40 @@ class Channel(HTTPChannel):
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        self.wait()
+        self.begin_turn()
 
-    def wait(self) -> None:
+    def begin_turn(self) -> None:
         """From now on it is the client's turn: with a request, or to read an answer."""
         # By a clock that nobody sets. The bytes of a head do not count: it has a fixed time.
-        self.since, self.moved = time.monotonic(), 0
+        self.since, self.progress = time.monotonic(), 0
 
     def patience(self, now: float) -> float:
         """The seconds for which the client will be waited for, by the monotonic clock."""
         if self.requests:  # it is our turn
             return PATIENCE
-        return self.since + PATIENCE + self.moved / SLOWEST - now
+        return self.since + PATIENCE + self.progress / SLOWEST - now
 
     def received(self, data: bytes) -> bool:
         """Take what came."""
         if not self.asking:  # only once: blank lines before a request begin no new time
             self.asking, self.resting = True, False
-            self.wait()
+            self.begin_turn()
         if self.request and self.request.headers_finished:
-            self.moved += len(data)
+            self.progress += len(data)
         return bool(super().received(data))
 
     def service(self) -> None:
         """Answer the request."""
         super().service()
         self.asking, self.resting = False, True
-        self.wait()
+        self.begin_turn()
 
     def send(self, data: bytes, do_close: bool = True) -> int:
         """Send some of the answer; how much of it went."""
         sent: int = super().send(data, do_close)
-        self.moved += sent
+        self.progress += sent
         if sent == self.total_outbufs_len:  # that was the rest
-            self.wait()
+            self.begin_turn()
         return sent
 
     def drop(self) -> None:
@@ -373,7 +373,7 @@ class Listener(TcpWSGIServer):
     """
 
     channel_class = Channel
-    _next_look = _resume = _tell = 0.0  # by the monotonic clock
+    _look_again = _accept_again = _warn_again = 0.0  # by the monotonic clock
     _places = MOST_CONNECTIONS
     _knocking = False  # somebody comes, and there is no place
 
@@ -384,7 +384,7 @@ class Listener(TcpWSGIServer):
 
     def readable(self) -> bool:
         """Whether somebody may come."""
-        return time.monotonic() >= self._resume
+        return time.monotonic() >= self._accept_again
 
     def look_after(self) -> None:
         """Drop who must be dropped. Called by the loop between its rounds.
@@ -398,9 +398,9 @@ class Listener(TcpWSGIServer):
             if slowest := self._slowest(now):
                 slowest.drop()
             else:  # to ask again at once would be in vain
-                self._resume = now + 0.2
-        if now >= self._next_look:
-            self._next_look = now + 0.2
+                self._accept_again = now + 0.2
+        if now >= self._look_again:
+            self._look_again = now + 0.2
             self._places = max(4, min(_most_files() - OTHER_FILES, MOST_CONNECTIONS))
             self._drop_the_slow(now)
 
@@ -414,9 +414,9 @@ class Listener(TcpWSGIServer):
                 Channel(self, connection, address, self.adj, map=self._map)
         except OSError as error:  # no file, or no memory
             self._knocking = True
-            if (now := time.monotonic()) >= self._tell:
+            if (now := time.monotonic()) >= self._warn_again:
                 log.warning("Connections must wait: %s", error)
-                self._tell = now + 60
+                self._warn_again = now + 60
 
     def _channels(self) -> list[Channel]:
         """Those whose turn it is."""

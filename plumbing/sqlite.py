@@ -13,7 +13,6 @@ import random
 import sqlite3
 import struct
 import sys
-import tempfile
 import threading
 import time
 import weakref
@@ -407,7 +406,7 @@ class Database:
         database cannot be read.
 
         1. Remove the drafts of those who were killed in this: nobody has them locked.
-        2. Copy to a draft beside the target, so that it is on the same file system.
+        2. Copy to a locked draft beside the target, so that it is on the same file system.
         3. Look through it, as a damaged copy must not replace a good one.
         4. Have it on the disk, then give it its name.
         """
@@ -418,11 +417,7 @@ class Database:
             if not os.path.isfile(place):
                 raise FileExistsError(f"{target} is not a regular file")
         _remove_drafts(place)
-        folder, name = os.path.split(place)
-        fd, draft = tempfile.mkstemp(dir=folder, prefix=f"{name}.", suffix=DRAFT)
-        try:
-            with suppress(OSError):
-                _set_lock(fd, 0, fcntl.LOCK_EX | fcntl.LOCK_NB)()
+        with _new_draft(place) as (fd, draft):
             _make_alike(fd, os.stat(self.path))
             with closing(sqlite3.connect(draft)) as copy, self.read() as conn:
                 # This read fixes the snapshot. Without it, each write by somebody else
@@ -442,15 +437,38 @@ class Database:
                 raise OSError(f"{target} is as it was: the copy is damaged ({found})")
             os.fsync(fd)
             os.replace(draft, place)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(draft)
-            raise
-        finally:
-            os.close(fd)
 
 
 DRAFT = ".partial"  # how the name of a backup ends that is not whole
+
+
+@contextmanager
+def _new_draft(place: str) -> Iterator[tuple[int, str]]:
+    """A new file beside the place, open and locked; it is removed on any exception."""
+    draft = ""  # its name is known before it is there, so that no Ctrl-C leaves it
+    try:
+        while True:
+            draft = f"{place}.{os.urandom(4).hex()}{DRAFT}"
+            fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                if _lock_draft(fd, draft):
+                    yield fd, draft
+                    return
+            finally:
+                os.close(fd)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(draft)
+        raise
+
+
+def _lock_draft(fd: int, draft: str) -> bool:
+    """Whether it is ours; else another backup saw it before it was locked, and removes it."""
+    try:
+        _set_lock(fd, 0, fcntl.LOCK_EX | fcntl.LOCK_NB)()
+        return os.path.samestat(os.stat(draft), os.fstat(fd))
+    except OSError as error:  # where there are no locks, nobody removes it
+        return error.errno not in (errno.EAGAIN, errno.ENOENT)
 
 
 def _remove_drafts(place: str) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import clusters
 import pytest
+import trustme
 from aiosmtpd.controller import Controller
 from scripted import ScriptedServer
 from webtest import TestApp
@@ -30,6 +31,7 @@ import tracker
 from plumbing.engine import is_url
 
 ROOT = Path(tracker.__file__).parent
+HERE = {k: v for k, v in os.environ.items() if not k.startswith("TRACKER_")}
 
 
 class Clock:
@@ -195,7 +197,7 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={k: v for k, v in os.environ.items() if not k.startswith("TRACKER_")},
+            env=HERE,
         )
         self.lines = []
         while not self.lines or "ready on" not in self.lines[-1]:
@@ -293,6 +295,12 @@ def mail_server():
     server = MailServer()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def ca():
+    """Issues certificates, which nobody trusts unless told."""
+    return trustme.CA()
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ request to somewhere else) fails a test.
 import json
 import re
 import shutil
+import sqlite3
 import threading
 import urllib.request
+from contextlib import closing
 from datetime import datetime
 from itertools import takewhile
 from types import SimpleNamespace
@@ -740,3 +742,25 @@ def test_a_draft_that_one_comes_back_to_tells_what_others_did_meanwhile(visit, c
     card(page, "Another title").get_by_role("link").click()
     expect(field(page, "Title")).to_have_value("My title")
     expect(page.locator(".meanwhile")).to_contain_text("Somebody else changed it")
+
+
+def test_a_ticket_of_a_clock_that_was_wrong_hides_no_news_of_others(visit, client, database):
+    client.ticket("Fix the database")
+    client.ticket("Write the manual")
+    with closing(sqlite3.connect(database)) as conn, conn:
+        conn.execute("UPDATE tickets SET updated_at = '2099-01-01T00:00:00.000Z' WHERE id = 1")
+    page = visit(client.url)
+    for _ in range(2):  # the first finds all new
+        with page.expect_response(lambda answer: answer.url.endswith("sort=-updated&limit=1")):
+            pass
+    for id, title in ((2, "Translate the manual"), (1, "Mend the database")):
+        client.change(id, title=title)
+        expect(card(page, title)).to_be_visible()
+
+
+@pytest.mark.parametrize("id", ["..", "1.5", "x"])
+def test_an_address_of_no_ticket_asks_for_none(visit, client, id):
+    page = visit(f"{client.url}/#/tickets/{id}")
+    expect(page.locator("#board")).to_be_visible()
+    expect(page.locator("#away")).to_be_hidden()
+    assert not any("/tickets/" in urlsplit(url).path for url in page.asked)

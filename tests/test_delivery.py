@@ -430,9 +430,8 @@ def test_the_tracker_ends_in_each_wait_for_a_server(
 
 
 @pytest.fixture(scope="module")
-def certificate():
-    trustme = pytest.importorskip("trustme")
-    return trustme.CA().issue_cert("127.0.0.1")
+def certificate(ca):
+    return ca.issue_cert("127.0.0.1")
 
 
 # ---------------------------------------------------------------- clocks

@@ -56,11 +56,6 @@ BOUND = 8  # seconds; without a time-out of our own, nothing would happen for mu
 
 
 @pytest.fixture(scope="module")
-def ca():
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
 def certificates(ca):
     return {"good": ca.issue_cert("127.0.0.1"), "bad": trustme.CA().issue_cert("127.0.0.1")}
 

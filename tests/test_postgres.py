@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-from conftest import ROOT, SENDER, Api, eventually, health, settled
+from conftest import HERE, ROOT, SENDER, Api, eventually, health, settled
 
 import db
 from plumbing import Unavailable, Unknown, engine, engines, idempotency, postgres
@@ -160,7 +160,7 @@ def command(*arguments, **env):
         capture_output=True,
         text=True,
         timeout=60,
-        env={k: v for k, v in os.environ.items() if not k.startswith("TRACKER_")} | env,
+        env=HERE | env,
     )
 
 

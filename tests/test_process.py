@@ -15,10 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 
 import pytest
-from conftest import ROOT, MailServer, eventually
+from conftest import HERE, ROOT, MailServer, eventually
 from wire import ask, assert_problem, create, fill, free_port, post, sent, ticket
-
-HERE = {k: v for k, v in os.environ.items() if not k.startswith("TRACKER_")}
 
 
 def command(*arguments, **settings):

@@ -18,8 +18,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Api, eventually
-from test_process import HERE, ask, assert_one_clear_line, command, create, fill, free_port, rows
+from conftest import HERE, ROOT, Api, eventually
+from test_process import assert_one_clear_line, command, make_fifo, make_folder, rows
+from wire import ask, create, fill, free_port
 
 import db
 import tracker
@@ -397,18 +398,10 @@ def test_a_backup_of_a_backup_is_made_and_of_an_empty_file_is_not(api, database,
     assert rows(second, "SELECT name FROM projects") == [("Website",)]
 
 
-def make_fifo(path):
-    os.mkfifo(path)
-
-
 def make_device(path):
     if os.geteuid():
         pytest.skip("only root can make a device")
     os.mknod(path, 0o600 | 0o020000, os.makedev(1, 3))  # of which nothing comes back
-
-
-def make_folder(path):
-    path.mkdir()
 
 
 def make_loop(path):
@@ -433,17 +426,41 @@ def test_a_backup_to_what_is_no_regular_file_is_refused_and_leaves_it(
     assert drafts(tmp_path) == []
 
 
-def test_two_backups_to_one_file_at_once_are_both_whole(api, database, tmp_path):
-    for name in ("Website", "Shop"):
-        api.project(name)
+BACKUPS = """
+import os, random, sys, time
+import db
+from plumbing import sqlite
+_, seed, database, target = sys.argv
+set_lock, choose = sqlite._set_lock, random.Random(seed)
+def set_it_slowly(*arguments):
+    time.sleep(choose.choice([0, 0.001, 0.003]))
+    return set_lock(*arguments)
+sqlite._set_lock = set_it_slowly
+for _ in range(30):
+    db.open_database(database, only_read=True).backup(target, lambda done, pages: None)
+    print(oct(os.stat(target).st_mode & 0o777))
+"""
+
+
+def test_backups_to_one_file_at_once_are_all_whole_and_as_private_as_the_database(
+    api, database, tmp_path
+):
+    api.project()
+    database.chmod(0o600)
     target = tmp_path / "backup.db"
-    for _ in range(3):
-        running = [
-            subprocess.Popen([*TRACKER, "--db", database, "backup", target]) for _ in range(3)
-        ]
-        assert [backup.wait(30) for backup in running] == [0, 0, 0]
-        assert rows(target, "SELECT name FROM projects") == [("Website",), ("Shop",)]
-        assert drafts(tmp_path) == []
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", BACKUPS, str(seed), database, target],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for seed in range(3)
+    ]
+    assert [backup.communicate(timeout=60)[0].split() for backup in running] == [["0o600"] * 30] * 3
+    assert rows(target, "SELECT name FROM projects") == [("Website",)]
+    assert drafts(tmp_path) == []
 
 
 def test_the_draft_of_a_killed_backup_goes_with_the_next_and_that_of_a_running_one_stays(
@@ -486,12 +503,25 @@ def test_a_backup_that_is_killed_at_any_moment_leaves_the_older_one(api, databas
     assert drafts(tmp_path) == []
 
 
-def test_ctrl_c_in_a_backup_leaves_the_older_one_and_no_draft(app, api, tmp_path, old_backup):
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("when", ["as the draft is made", "as it is filled"])
+def test_ctrl_c_in_a_backup_leaves_the_older_one_and_no_draft(
+    app, api, tmp_path, old_backup, when, monkeypatch
+):
     api.project()
+    make = os.open
 
-    def interrupt(done, pages):
-        raise KeyboardInterrupt
+    def make_and_interrupt(path, *how, **more):
+        fd = make(path, *how, **more)
+        if str(path).endswith(sqlite.DRAFT) and when == "as the draft is made":
+            os.close(fd)
+            raise KeyboardInterrupt
+        return fd
 
+    monkeypatch.setattr(os, "open", make_and_interrupt)
     with pytest.raises(KeyboardInterrupt):
         app.database.backup(str(old_backup), interrupt)
     assert old_backup.read_text() == "an older one"

@@ -25,11 +25,6 @@ class Guard:
         return AuthResult(success=data.password == b"secret", handled=False)
 
 
-@pytest.fixture(scope="session")
-def ca():
-    return trustme.CA()
-
-
 @pytest.fixture
 def trusted(ca, tmp_path, monkeypatch):
     """The system trusts the certificates of our CA, and no others."""
