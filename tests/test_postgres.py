@@ -426,13 +426,19 @@ def test_a_commit_that_did_not_wait_for_the_standby_is_not_claimed_to_last(
 # ---------------------------------------------------------------- connections and locks
 
 
+def end_sessions(postgresql, which):
+    """End those sessions, and wait until they have ended."""
+    activity = "FROM pg_stat_activity WHERE"
+    ended = postgresql.execute(f"SELECT pid, pg_terminate_backend(pid) {activity} {which}")
+    for pid, _ in ended:
+        eventually(lambda pid=pid: not postgresql.execute(f"SELECT 1 {activity} pid = {pid}"))
+
+
 def test_connections_that_died_while_idle_cost_no_request(api, postgresql, database):
     name = database.rpartition("/")[2]
     api.user("Max")
     for _ in range(3):
-        postgresql.execute(
-            f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'"
-        )
+        end_sessions(postgresql, f"datname = '{name}'")
         assert len(api.get("/users").json) == 1
         api.change(api.ticket(api.project(str(os.urandom(8)))["id"])["id"], status="closed")
 
@@ -442,7 +448,7 @@ def test_a_transaction_whose_session_ends_is_503_and_the_next_one_works(app, api
         with app.database.write() as conn:
             [pid] = conn.execute("SELECT pg_backend_pid()").fetchone()
             db.create_user(conn, {"name": "Max", "email": "max@example.com"})
-            postgresql.execute(f"SELECT pg_terminate_backend({pid}, 5000)")
+            end_sessions(postgresql, f"pid = {pid}")
             db.create_user(conn, {"name": "Dave", "email": "dave@example.com"})
 
     with pytest.raises(Unavailable, match="cannot be reached"):
