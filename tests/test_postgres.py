@@ -766,11 +766,11 @@ def test_there_and_back_all_is_the_same(old, database, tmp_path, make_app):
 def test_only_an_empty_database_is_copied_into(old, database, tmp_path, api):
     api.user("Max")
     full = rows(database)
-    for target in (database, old):
-        told = command("copy", old if target is database else database, target)
+    for source, target in ((old, database), (database, old)):
+        told = command("copy", source, target)
         assert told.returncode == 1
         assert "is not empty" in told.stderr
-        assert told.stderr.startswith(f"tracker: {target}: ")
+        assert told.stderr.startswith(f"tracker: {source} to {target}: ")
     assert rows(database) == full
 
 
