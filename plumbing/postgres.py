@@ -67,7 +67,7 @@ _UNLIMITED = """
     SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout'"""
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 # READ COMMITTED, as what others wrote before the lock was had must be seen.
-_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT pg_advisory_xact_lock({})"
+_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({})"
 
 # What the engine itself keeps: the version of the schema, and the last commit of each connection.
 _OWN = """
@@ -289,7 +289,7 @@ class Database:
         A row is written, and taken back. That somebody else writes is no failure, unless our
         last write waited for them in vain.
         """
-        with self._transaction("BEGIN READ WRITE; SET LOCAL lock_timeout = '100ms'") as conn:
+        with self._transaction("BEGIN; SET LOCAL lock_timeout = '100ms'") as conn:
             free = conn.command(f"""
                 INSERT INTO commits VALUES ('{os.urandom(16).hex()}', 0, now());
                 SELECT 1 WHERE pg_try_advisory_xact_lock({self._lock(WRITES)})""")
