@@ -653,7 +653,7 @@ _WORDS = {
 
 def unavailable(error: psycopg.Error) -> Unavailable:
     """The fault in words."""
-    state = error.sqlstate or ""
+    state = error.sqlstate or ("22" if isinstance(error, psycopg.DataError) else "")
     for known in (state, state[:2]):
         if known in _WORDS:
             busy = known in ("40", "55P03")

@@ -781,6 +781,7 @@ def test_what_cannot_be_copied_whole_is_not_copied_at_all(old, database):
     base.close()
     told = command("copy", old, database)
     assert told.returncode == 1
+    assert "The database is damaged" in told.stderr
     assert told.stderr.count("\n") == 1
     assert rows(database)[0]["users"] == []
 
