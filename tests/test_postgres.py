@@ -281,15 +281,22 @@ def assert_that_it_works(api):
 def test_a_limit_of_the_server_for_transactions_is_no_damage_and_stops_no_copy(
     database, postgresql
 ):
-    assert not postgres.unavailable(psycopg.errors.TransactionTimeout()).damaged
-    try:
+    def set_limit(limit):
         name = database.rpartition("/")[2]
-        postgresql.execute(f"ALTER DATABASE {name} SET transaction_timeout = '10s'")
+        postgresql.execute(f"ALTER DATABASE {name} SET transaction_timeout = '{limit}'")
+
+    try:
+        set_limit("60s")
     except psycopg.errors.UndefinedObject:
         pytest.skip("needs PostgreSQL 17 or newer")
     base = db.open_database(database)
     with base.keep() as conn:
         assert conn.execute("SHOW transaction_timeout").fetchone() == ("0",)
+    base.close()
+    set_limit("1s")
+    with pytest.raises(Unavailable) as told, base.read() as conn:
+        conn.execute("SELECT pg_sleep(60)")
+    assert not told.value.damaged
     base.close()
 
 
