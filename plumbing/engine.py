@@ -141,6 +141,10 @@ class Database(Protocol):
         """The time of the clock, as it is written down."""
 
 
+# A password may hold all but @ and /, which would begin what is told to others as a host.
+URL = re.compile(r"(.*?://)(?:([^:@/]*)(?::[^@/]*)?(@))?([^@?]*)(\?.*)?", re.DOTALL)
+
+
 def is_url(location: str | os.PathLike[str]) -> bool:
     """Whether the location is that of a server, and not a file."""
     return re.match(r"[\w+.-]+://", os.fspath(location)) is not None
@@ -148,10 +152,11 @@ def is_url(location: str | os.PathLike[str]) -> bool:
 
 def without_password(location: str | os.PathLike[str]) -> str:
     """The location, as it may be shown."""
+    location = os.fspath(location)
     if not is_url(location):
-        return os.fspath(location)
-    # Whatever may be meant for a password is hidden, also one that is not written as it should.
-    shown = re.sub(
-        r"//([^?]*|[^/]*)@", lambda user: f"//{user[1].partition(':')[0]}@", str(location)
-    )
-    return re.sub(r"([?&])(ssl)?password=[^&]*&?", r"\1", shown).rstrip("?&")
+        return location
+    if not (url := URL.fullmatch(location)):
+        return f"{location.partition('://')[0]}://..."
+    *place, options = url.groups("")
+    secret = r"([?&])\w*(?:password|secret|_key)=[^&]*&?"
+    return "".join(place) + re.sub(secret, r"\1", options).rstrip("?&")

@@ -43,17 +43,17 @@ def copy_from_to(
     source: str, target: str, open: Callable[[str], Database], progress: Callable[[str], None]
 ) -> str:
     """Copy all from one location to the other; what was done. Raises ValueError."""
-    where = source
+    where = without_password(source)
     try:
         if not is_url(source) and not os.path.exists(source):
             raise Unavailable("There is no such database.")
         with closing(open(source)) as old:
-            where = target
+            where = without_password(target)
             with closing(open(target)) as new:
-                rows = copy(old, new, progress)
-                return f"Copied {rows:,} rows from {old.name} to {new.name}."
+                where = f"{old.name} to {new.name}"  # it may be either
+                return f"Copied {copy(old, new, progress):,} rows from {where}."
     except Unavailable as error:
-        raise ValueError(f"{without_password(where)}: {error}") from error
+        raise ValueError(f"{where}: {error}") from error
 
 
 def copy(source: Database, target: Database, progress: Callable[[str], None]) -> int:

@@ -26,7 +26,7 @@ from psycopg.types.numeric import Int8Dumper
 from psycopg.types.string import StrDumper
 
 from . import Unavailable, Unknown
-from .engine import Clock, Schema, without_password
+from .engine import URL, Clock, Schema, without_password
 
 log = logging.getLogger("tracker")
 
@@ -66,10 +66,11 @@ _DEFAULTS: dict[str, Any] = {
 
 _UNLIMITED = """
     SET LOCAL statement_timeout = 0;
-    SET LOCAL idle_in_transaction_session_timeout = 0"""
+    SET LOCAL idle_in_transaction_session_timeout = 0;
+    SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout'"""
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 # READ COMMITTED, as what others wrote before the lock was had must be seen.
-_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT pg_advisory_xact_lock({})"
+_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({})"
 
 # What the engine itself keeps: the version of the schema, and the last commit of each connection.
 _OWN = """
@@ -325,7 +326,7 @@ class Database:
         A row is written, and taken back. That somebody else writes is no failure, unless our
         last write waited for them in vain.
         """
-        with self._transaction("BEGIN READ WRITE; SET LOCAL lock_timeout = '100ms'") as conn:
+        with self._transaction("BEGIN; SET LOCAL lock_timeout = '100ms'") as conn:
             free = conn.command(f"""
                 INSERT INTO commits VALUES ('{os.urandom(16).hex()}', 0, now());
                 SELECT 1 WHERE pg_try_advisory_xact_lock({self._lock(WRITES)})""")
@@ -534,12 +535,17 @@ class Database:
         if time.monotonic() < self._down_until:  # or each of many who wait would wait for it
             raise psycopg.OperationalError(self._down)
         try:
+            if not URL.fullmatch(self._url):
+                raise ValueError
             given = conninfo.conninfo_to_dict(self._url)
-        except psycopg.ProgrammingError:  # its words may hold the password
-            raise Unavailable("The URL is not one of PostgreSQL.") from None
+        except (psycopg.ProgrammingError, ValueError):  # their words may hold the password
+            raise Unavailable(
+                "The URL is not one of PostgreSQL; in a name or password, @ is %40 and / is %2F."
+            ) from None
+        mine = {"fallback_application_name": f"tracker {os.getpid()}"}
         try:
             session = _Session.connect(
-                **{**_DEFAULTS, "fallback_application_name": f"tracker {os.getpid()}", **given},
+                **{**_DEFAULTS, **mine, **given, "client_encoding": "UTF8"},
                 autocommit=True,
                 context=_Context(),
             )
@@ -595,8 +601,8 @@ class Database:
              WHERE nspname = :schema AND relname = 'schema_version'"""
         if not conn.execute(sql, {"schema": self.schema.name}).fetchone():
             return 0
-        sql = f"SELECT version FROM {self.schema.name}.schema_version"
-        [(version,)] = conn.execute(sql).fetchall()
+        sql = f"SELECT coalesce(max(version), 0) FROM {self.schema.name}.schema_version"
+        [version] = conn.execute(sql).fetchone()
         if version > 1 + len(self.schema.upgrades):
             raise Unavailable(
                 "The database was written by a newer version of the program"
@@ -671,6 +677,7 @@ _WORDS = {
     "08": "cannot be reached",
     "25006": "is read-only",
     "25P03": "has waited too long for us",
+    "25P04": "took too long",
     "28": "refuses the user",
     "3D": "does not exist",
     "40": "is locked by another writer",
@@ -686,7 +693,7 @@ _WORDS = {
 
 def unavailable(error: psycopg.Error) -> Unavailable:
     """The fault in words."""
-    state = error.sqlstate or ""
+    state = error.sqlstate or ("22" if isinstance(error, psycopg.DataError) else "")
     for known in (state, state[:2]):
         if known in _WORDS:
             busy = known in ("40", "55P03")

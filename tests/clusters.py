@@ -78,7 +78,7 @@ class Cluster:
                      "-c", "fast")  # fmt: skip
         else:
             self.run("initdb", "-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8",
-                     "--locale=C", "--no-sync", "--no-instructions")  # fmt: skip
+                     "--locale=C", "--no-sync")  # fmt: skip
         with (self.folder / "data" / "postgresql.auto.conf").open("a") as conf:
             for name, value in {**SETTINGS, "port": self.port, **settings}.items():
                 conf.write(f"{name} = '{value}'\n")

@@ -168,10 +168,17 @@ def with_password(url):
     return url.replace("tracker@", "tracker:geheim@")
 
 
-def test_a_password_is_never_shown(start, database):
-    server = start(database=with_password(database))
+@pytest.mark.parametrize(
+    "password", ["geheim", "%67eheim%40", "ge#geheim", "ge?x=geheim", "a:geheim"]
+)
+def test_a_password_is_not_shown_at_the_start(start, database, password):
+    server = start(database=database.replace("tracker@", f"tracker:{password}@"))
     server.terminate()
     assert f"database {database}," in server.lines[-1]
+    assert "geheim" not in "".join(server.lines)
+
+
+def test_a_password_is_never_shown(database):
     nowhere = with_password(database).rpartition("/")[0] + "/nowhere"
     for bad in (
         nowhere,
@@ -179,8 +186,12 @@ def test_a_password_is_never_shown(start, database):
         "postgresql://x:geheim@[/y",
         "postgresql://x:very#geheim@127.0.0.1:1/y",
         "postgresql://x:very?geheim@127.0.0.1:1/y",
-        "postgresql://x:1/geheim@127.0.0.1:1/y",
-        "postgresql+psycopg://x:geheim@127.0.0.1:1/y",
+        "postgresql://x:a/geheim@h/y",
+        "postgresql://x:1/geheim@h/y",
+        "postgresql://x:a@geheim@h/y",
+        "postgresql://x:geheim%ff@h/y",
+        "postgresql+psycopg://x:geheim@h/y",
+        "mysql://x:geheim@h/y",
     ):
         told = command("--db", bad, "--port", "0")
         assert told.returncode == 1
@@ -195,17 +206,101 @@ def test_a_password_is_never_shown(start, database):
         assert "geheim" not in told.stdout + told.stderr
 
 
-def test_a_location_is_shown_without_its_password():
-    shown = engine.without_password
-    assert shown("tickets:a@b.db") == "tickets:a@b.db"
-    assert shown("postgresql://max:pass@h1:1,h2/db") == "postgresql://max@h1:1,h2/db"
-    assert shown("postgresql://h:1/db?user=max@b") == "postgresql://h:1/db?user=max@b"
-    for odd in ("pa#ss", "pa?ss", "pa/ss", "p@ss", "p:ss"):
-        assert shown(f"postgresql://max:{odd}@h:1/db") == "postgresql://max@h:1/db"
-    assert shown("postgresql://h/db?password=a&sslmode=require") == (
-        "postgresql://h/db?sslmode=require"
-    )
-    assert shown("postgres://max:p@ss@h/db?user=x&password=a") == "postgres://max@h/db?user=x"
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        ("tickets:a@b.db", "tickets:a@b.db"),
+        ("postgresql://max:pass@h1:1,h2/db", "postgresql://max@h1:1,h2/db"),
+        ("postgresql://h1:1,[::1]:2/db", "postgresql://h1:1,[::1]:2/db"),
+        ("postgresql://:pass@h/db", "postgresql://@h/db"),
+        ("postgresql://max:p?x#@h/db", "postgresql://max@h/db"),
+        ("postgresql://max:p@ss@h/db", "postgresql://..."),
+        ("postgresql://max:p/ss@h/db", "postgresql://..."),
+        ("postgresql://h/db?password=a&sslmode=require", "postgresql://h/db?sslmode=require"),
+        ("postgres://h/db?user=x&sslpassword=a", "postgres://h/db?user=x"),
+        ("postgres://h/db?oauth_client_secret=a&user=x@y", "postgres://h/db?user=x@y"),
+    ],
+)
+def test_a_location_is_shown_without_its_password(location, shown):
+    assert engine.without_password(location) == shown
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "client_encoding = 'LATIN1'",
+        "client_encoding = 'SQL_ASCII'",
+        "search_path = ''",
+        "standard_conforming_strings = off",
+        "DateStyle = 'German, DMY'",
+        "TimeZone = 'Asia/Kolkata'",
+        "lock_timeout = 1",
+        "idle_in_transaction_session_timeout = 1",
+        "default_transaction_isolation = 'serializable'",
+        "quote_all_identifiers = on",
+        "row_security = off",
+    ],
+)
+def test_what_a_database_sets_for_its_sessions_changes_no_answer(postgresql, make_app, setting):
+    url = postgresql.create()
+    postgresql.execute(f"ALTER DATABASE {url.rpartition('/')[2]} SET {setting}")
+    api = Api(make_app(database=url))
+    assert_that_it_works(api)
+    api.app.close()
+    postgresql.drop(url)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PGCLIENTENCODING", "LATIN1"),
+        ("PGOPTIONS", "-c client_encoding=LATIN1 -c search_path=x -c DateStyle=German"),
+        ("PGTZ", "Asia/Kolkata"),
+        ("PGAPPNAME", "é ' x"),
+    ],
+)
+def test_what_the_environment_says_to_libpq_changes_no_answer(
+    make_app, monkeypatch, variable, value
+):
+    monkeypatch.setenv(variable, value)
+    assert_that_it_works(Api(make_app()))
+
+
+def assert_that_it_works(api):
+    name = "\\ 漢 'é' \U0001f600"
+    user = api.user(name, "max@example.com")
+    assert user["name"] == name
+    assert api.get("/users?email=MAX@example.com").json == [user]
+    api.project()
+    ticket = api.ticket(assignees=[1], description=ODD)
+    assert api.get("/tickets?text=%E6%BC%A2%E5%AD%97").json == [ticket]
+    api.change(1, title=name, comment=ODD)
+    [entry] = api.get("/tickets/1/history").json
+    assert (entry["comment"], entry["changes"]["title"]["to"]) == (ODD, name)
+    assert entry["changed_at"] == "2026-11-22T10:32:00.123Z"
+    assert settled(api)[0]["subject"].endswith(name)
+
+
+def test_a_limit_of_the_server_for_transactions_is_no_damage_and_stops_no_copy(
+    database, postgresql
+):
+    def set_limit(limit):
+        name = database.rpartition("/")[2]
+        postgresql.execute(f"ALTER DATABASE {name} SET transaction_timeout = '{limit}'")
+
+    try:
+        set_limit("60s")
+    except psycopg.errors.UndefinedObject:
+        pytest.skip("needs PostgreSQL 17 or newer")
+    base = db.open_database(database)
+    with base.keep() as conn:
+        assert conn.execute("SHOW transaction_timeout").fetchone() == ("0",)
+    base.close()
+    set_limit("1s")
+    with pytest.raises(Unavailable) as told, base.read() as conn:
+        conn.execute("SELECT pg_sleep(60)")
+    assert not told.value.damaged
+    base.close()
 
 
 def test_of_several_hosts_each_is_told_once():
@@ -226,6 +321,9 @@ def test_without_the_driver_one_line_says_what_to_install(monkeypatch, database)
 def test_a_database_of_a_newer_version_or_of_another_program_is_refused(database, sql, postgresql):
     sql("UPDATE tracker.schema_version SET version = 99")
     with pytest.raises(Unavailable, match="newer version"):
+        db.open_database(database)
+    sql("DELETE FROM tracker.schema_version")
+    with pytest.raises(Unavailable, match="another program"):
         db.open_database(database)
     url = postgresql.create()
     with psycopg.connect(url) as conn:
@@ -475,13 +573,19 @@ def test_a_commit_that_did_not_wait_for_the_standby_is_not_claimed_to_last(
 # ---------------------------------------------------------------- connections and locks
 
 
+def end_sessions(postgresql, which):
+    """End those sessions, and wait until they have ended."""
+    activity = "FROM pg_stat_activity WHERE"
+    ended = postgresql.execute(f"SELECT pid, pg_terminate_backend(pid) {activity} {which}")
+    for pid, _ in ended:
+        eventually(lambda pid=pid: not postgresql.execute(f"SELECT 1 {activity} pid = {pid}"))
+
+
 def test_connections_that_died_while_idle_cost_no_request(api, postgresql, database):
     name = database.rpartition("/")[2]
     api.user("Max")
     for _ in range(3):
-        postgresql.execute(
-            f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'"
-        )
+        end_sessions(postgresql, f"datname = '{name}'")
         assert len(api.get("/users").json) == 1
         api.change(api.ticket(api.project(str(os.urandom(8)))["id"])["id"], status="closed")
 
@@ -491,7 +595,7 @@ def test_a_transaction_whose_session_ends_is_503_and_the_next_one_works(app, api
         with app.database.write() as conn:
             [pid] = conn.execute("SELECT pg_backend_pid()").fetchone()
             db.create_user(conn, {"name": "Max", "email": "max@example.com"})
-            postgresql.execute(f"SELECT pg_terminate_backend({pid}, 5000)")
+            end_sessions(postgresql, f"pid = {pid}")
             db.create_user(conn, {"name": "Dave", "email": "dave@example.com"})
 
     with pytest.raises(Unavailable, match="cannot be reached"):
@@ -710,11 +814,11 @@ def test_there_and_back_all_is_the_same(old, database, tmp_path, make_app):
 def test_only_an_empty_database_is_copied_into(old, database, tmp_path, api):
     api.user("Max")
     full = rows(database)
-    for target in (database, old):
-        told = command("copy", old if target is database else database, target)
+    for source, target in ((old, database), (database, old)):
+        told = command("copy", source, target)
         assert told.returncode == 1
         assert "is not empty" in told.stderr
-        assert told.stderr.startswith(f"tracker: {target}: ")
+        assert told.stderr.startswith(f"tracker: {source} to {target}: ")
     assert rows(database) == full
 
 
@@ -725,6 +829,7 @@ def test_what_cannot_be_copied_whole_is_not_copied_at_all(old, database):
     base.close()
     told = command("copy", old, database)
     assert told.returncode == 1
+    assert "The database is damaged" in told.stderr
     assert told.stderr.count("\n") == 1
     assert rows(database)[0]["users"] == []
 

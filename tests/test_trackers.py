@@ -20,6 +20,7 @@ from conftest import ROOT, eventually
 from trackers import LOCK, NOTHING, Team, ask
 
 import db
+from plumbing import Unavailable
 
 KILLS = 3  # of each kind
 
@@ -75,6 +76,18 @@ def test_writes_are_refused_while_the_lock_hangs_and_reads_are_answered(
             assert ask(team.servers[0], "GET", "/health")[0] == 503
         team.works()
     team.check(database)
+
+
+def test_a_standby_is_told_as_read_only_also_where_the_url_takes_any_server(cluster, database):
+    db.open_database(database).close()
+    standby = clusters.Cluster(cluster)
+    try:
+        url = database.replace(f":{cluster.port}/", f":{standby.port}/")
+        for options in ("", "?target_session_attrs=any"):
+            with pytest.raises(Unavailable, match="is read-only"):
+                db.open_database(url + options)
+    finally:
+        standby.remove()
 
 
 def test_a_synchronous_standby_that_is_promoted_has_all_that_was_acknowledged(
