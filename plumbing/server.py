@@ -26,7 +26,7 @@ from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher, WSGITask
-from waitress.utilities import RequestEntityTooLarge
+from waitress.utilities import BadRequest, RequestEntityTooLarge
 
 from .web import MAX_BODY, Answer, Application, Environ, Problem, title_of
 
@@ -273,6 +273,7 @@ class Channel(HTTPChannel):
 
     parser_class = Parser
     error_task_class = ProblemTask
+    request: Parser | None  # what of it has come
     prepared: Answer | None = None  # of the request that is served next
     refused = 0  # bytes that may still come
     lingering = False
@@ -347,13 +348,24 @@ class Channel(HTTPChannel):
                 self.socket.shutdown(socket.SHUT_WR)
 
     def handle_read(self) -> None:
-        """Take what the client sends."""
+        """Take what the client sends; where that ends amid a body, tell so who may still listen."""
         if not self.lingering:
-            super().handle_read()
+            if self.request and self.request.headers_finished and self._has_ended():
+                self.request.error = BadRequest("The body breaks off.")
+                self.requests.append(self.request)
+                self.request = None
+                self.server.add_task(self)
+            else:
+                super().handle_read()
         elif self.refused > 0:
             self.refused -= len(self.recv(MAX_BODY))
         else:
             super().handle_close()
+
+    def _has_ended(self) -> bool:
+        with suppress(OSError):
+            return not self.socket.recv(1, socket.MSG_PEEK)
+        return False
 
 
 def _most_files() -> int:

@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import signal
+import socket
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -362,6 +363,26 @@ def test_a_body_of_64_kib_is_taken_and_one_byte_more_is_413(start):
     assert_problem(exchange(server, too_large), 413)
     taken = post("/users", padded(LIMIT), f"Content-Length: {LIMIT}")
     assert exchange(server, taken)[0] == 201
+
+
+@pytest.mark.parametrize("sent_body", [b"", b"{", b'{"name": "Website"'])
+@pytest.mark.parametrize(
+    ("header", "first"),
+    [
+        ("Content-Length: 19", b""),
+        ("Content-Length: 19\r\nExpect: 100-continue", b""),
+        ("Transfer-Encoding: chunked", b"13\r\n"),
+        ("Transfer-Encoding: chunked", b"1\r\n \r\n13\r\n"),
+    ],
+)
+def test_a_body_that_breaks_off_is_400_to_who_still_listens(start_once, header, first, sent_body):
+    with sent(start_once, post("/projects", first + sent_body, header)) as sock:
+        sock.shutdown(socket.SHUT_WR)
+        with sock.makefile("rb") as reader:
+            answer = reader.read().removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"The body breaks off." in answer
+    assert ask(start_once, "GET", "/projects")[2] == []
 
 
 @pytest.mark.parametrize("length", [LIMIT + 1, 10**8, 10**12, 10**30])
