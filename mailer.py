@@ -257,6 +257,8 @@ class Mailer:
         except (Unavailable, db.NotFound) as error:
             if isinstance(error, Unavailable) and not error.damaged:
                 raise  # that is not the fault of the mail
+            if isinstance(error, Unavailable):  # else it is gone, most likely with its user
+                log.error("Mail %s cannot be read: %s", due.id, error)
             return Outcome(due, address, Failure("message", f"it cannot be read: {error}"))
         except (OSError, MemoryError) as error:  # trouble of this machine
             return Outcome(due, address, Failure("server", str(error) or type(error).__name__))
