@@ -140,6 +140,15 @@ class Cluster:
         self.process.kill()
         self.process.wait()
 
+    def suspend(self, signum=signal.SIGSTOP):
+        """Have it say nothing, as a machine that is paused: it lives, and its sockets are open."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        for pid in [self.process.pid, *map(int, children.read_text().split())]:
+            os.kill(pid, signum)
+
+    def resume(self):
+        self.suspend(signal.SIGCONT)
+
     def promote(self):
         """Have a standby take the place of its primary, which must be dead."""
         self.run("pg_ctl", "promote", "-D", "data")

@@ -88,6 +88,22 @@ def hold_the_lock(cluster):
         report("lock held for 10 s", team, seconds)
 
 
+def suspend_the_server(cluster):
+    url, seconds = cluster.create(), []
+    with team_on(url) as team:
+        with team:
+            for length in (5, 5, 60):  # the last is more than an answer is waited for
+                team.works(100)
+                team.disturbances += 1
+                cluster.suspend()
+                time.sleep(length)
+                cluster.resume()
+                seconds.append(team.seconds_until_well())
+            team.works(100)
+        team.check(url)
+        report("server suspended", team, seconds)
+
+
 def promote_the_standby(cluster):
     url = cluster.create()
     db.open_database(url).close()
@@ -117,7 +133,13 @@ def main():
     if not clusters.find_programs():
         print(clusters.HOW_TO_GET_IT)
         return 1
-    for part in (kill_deliverers, kill_servers, hold_the_lock, promote_the_standby):
+    for part in (
+        kill_deliverers,
+        kill_servers,
+        suspend_the_server,
+        hold_the_lock,
+        promote_the_standby,
+    ):
         cluster = clusters.Cluster()
         try:
             part(cluster)

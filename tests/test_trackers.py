@@ -9,8 +9,9 @@ import re
 import threading
 import time
 from collections import Counter
-from contextlib import closing
-from http.client import HTTPConnection
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from http.client import HTTPConnection, HTTPException
 
 import clusters
 import proxy
@@ -61,6 +62,40 @@ def test_a_server_that_is_killed_and_comes_back_has_all_that_was_acknowledged(
         team.works()
     assert team.refused or team.unknown
     team.check(database)
+
+
+def test_a_server_that_is_suspended_for_a_while_costs_time_only(
+    start, cluster, database, mail_server
+):
+    with Team(start, mail_server) as team:
+        for _ in range(KILLS):
+            team.works()
+            cluster.suspend()
+            time.sleep(0.5)
+            cluster.resume()
+        team.works()
+    assert not team.refused
+    assert not team.unknown
+    team.check(database)
+
+
+def test_a_tracker_ends_also_while_its_server_says_nothing(start, cluster):
+    server = start("--quiet")
+    assert ask(server, "GET", "/users") == (200, [])
+    cluster.suspend()
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            asked = [
+                pool.submit(ask, server, "GET", "/users"),
+                pool.submit(ask, server, "POST", "/projects", {"name": "Website"}),
+            ]
+            time.sleep(0.5)  # so that they wait, which nothing shows
+            assert server.terminate() == 0
+            for each in asked:
+                with suppress(OSError, HTTPException):
+                    each.result()
+    finally:
+        cluster.resume()
 
 
 def test_writes_are_refused_while_the_lock_hangs_and_reads_are_answered(
