@@ -322,7 +322,7 @@ class Mailer:
             db.set_mail_error(conn, None)
 
     def _learn(self, failure: Failure | None, asked: float) -> None:
-        """When the server is asked again: before what failed with it, at `asked`, is due again."""
+        """Say when the server is asked again: not after the mail that failed at `asked` is due."""
         about = failure.about if failure else "nothing"
         if about in ("us", "server") and failure is not self._pause:
             if str(failure) != str(self._pause):

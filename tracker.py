@@ -85,8 +85,8 @@ def read_ticket(
     """The clean fields of a ticket, whose project and assignees exist. Raises Problem."""
     fields, errors = web.validate(data, rules, ignored, missing)
     project_id, users = fields.get("project_id"), fields.get("assignees") or []
-    ids = [project_id or 0], [user_id or 0 for user_id in users]  # nothing asks for the row 0
-    unknown = db.list_missing(call.conn, *ids)
+    # 0, which no row has, stands for what is absent, or is told as not valid already.
+    unknown = db.list_missing(call.conn, [project_id or 0], [user_id or 0 for user_id in users])
     if ("project", project_id) in unknown:
         errors.append(web.error_at("project_id", f"there is no project {project_id}"))
     for place, user_id in enumerate(users):

@@ -141,7 +141,7 @@ class Database(Protocol):
         """The time of the clock, as it is written down."""
 
 
-# A password may hold all but @ and /, which would begin what is told to others as a host.
+# What follows a bare @ or / in a password would be taken for a host, and shown: it is refused.
 URL = re.compile(r"(.*?://)(?:([^:@/]*)(?::[^@/]*)?(@))?([^@?]*)(\?.*)?", re.DOTALL)
 
 

@@ -229,6 +229,7 @@ class Connection:
 
     def resume(self) -> None:
         """Have it ready for a transaction, after it was idle. Raises OperationalError."""
+        self.session.patience = ANSWER_SECONDS  # it may have had no limit
         pgconn = self.session.pgconn
         if pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
             self.session.wait(generators.fetch_many(pgconn))
@@ -647,22 +648,24 @@ class Batch:
 
     def __init__(self, database: Database, conn: Connection) -> None:
         self._database, self._conn = database, conn
-        self._next = "SAVEPOINT part"
+        self._parts = 0
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A part, which is kept at the end, or taken back on any exception."""
-        conn = self._conn
+        conn, last = self._conn, self._parts
+        self._parts = mine = last + 1  # each has a name of its own, so that none ends another
         try:
-            conn.command(self._next)
-            self._next = "RELEASE part; SAVEPOINT part"  # in one, and the last is left to COMMIT
+            # The one before is released only now, in one way there and back, the last by COMMIT.
+            release = f"RELEASE part{last};" if last else ""
+            conn.command(f"{release} SAVEPOINT part{mine}")
             conn.now = self._database.now()
             yield conn
         except BaseException as error:
             if isinstance(error, psycopg.Error):  # then the batch is over
                 raise unavailable(error) from error
             try:
-                conn.command("ROLLBACK TO part")
+                conn.command(f"ROLLBACK TO part{mine}")
             except psycopg.Error as failure:
                 raise unavailable(failure) from error
             raise

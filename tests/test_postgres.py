@@ -649,6 +649,33 @@ def test_a_part_of_a_batch_that_fails_takes_back_only_itself(app, api):
     assert [user["id"] for user in api.get("/users").json] == [1, 2]
 
 
+def test_an_interrupt_as_a_part_of_a_batch_begins_takes_back_no_part_before_it(
+    app, api, monkeypatch
+):
+    command, committed = postgres.Connection.command, False
+
+    def interrupted(conn, sql):
+        if "RELEASE" in sql:
+            raise KeyboardInterrupt
+        return command(conn, sql)
+
+    def write():
+        with app.database.batch() as batch:
+            with batch.write() as conn:
+                db.create_user(conn, {"name": "Max", "email": "max@example.com"})
+            monkeypatch.setattr(postgres.Connection, "command", interrupted)
+            with suppress(KeyboardInterrupt), batch.write():
+                pass
+            monkeypatch.undo()
+
+    try:
+        write()
+        committed = True
+    except Unavailable:
+        monkeypatch.undo()
+    assert len(api.get("/users").json) == committed
+
+
 def test_a_change_that_changes_nothing_writes_nothing(filled, api, sql):
     commits = "SELECT sum(number) FROM tracker.commits"
     before = sql(commits).fetchone()
