@@ -600,13 +600,18 @@ class Write(Turn):
         # While reads overlap, some of them always need the WAL, and SQLite can never begin it
         # anew by itself. TRUNCATE waits until those who read now have ended; who comes later
         # finds all in the database and needs no WAL. Where one read lives on, it is waited for
-        # again only when the WAL has grown as much again.
+        # again only when the WAL has grown as much again. It is tried several times, as SQLite
+        # waits for a place of an old read also when reads that need no waiting for have taken
+        # it over, one after the other; only the next try looks at it anew.
         with suppress(OSError, sqlite3.Error):
             size = os.path.getsize(self._database.path + "-wal")
             if size > WAL_BYTES:
                 patience = RESTART_SECONDS if size > self._database.wal_limit else 0
-                conn.wait_for_others(patience)
-                [(busy, *_)] = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                conn.wait_for_others(patience / 5)
+                for _ in range(5 if patience else 1):
+                    [(busy, *_)] = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                    if not busy:
+                        break
                 if patience or not busy:
                     self._database.wal_limit = WAL_BYTES + size * busy
 
