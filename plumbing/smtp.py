@@ -49,8 +49,11 @@ class Client(smtplib.SMTP):
         self._stop = stop
         self._unread = b""
 
-    def reach(self, host: str, port: int, seconds: float) -> None:
-        """Connect to the first address of the host that answers, each within the time."""
+    def reach(self, host: str, port: int, seconds: float) -> str:
+        """Connect to the first address of the host that answers, each within the time; say which.
+
+        A socket that was reset meanwhile could not tell any more to whom it was connected.
+        """
         error: OSError = OSError("the host has no address")
         for family, kind, protocol, _, address in socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM
@@ -66,7 +69,7 @@ class Client(smtplib.SMTP):
                 if code:
                     raise OSError(code, os.strerror(code))
                 self.sock.settimeout(SLICE)
-                return
+                return str(address[0])
             except OSError as failed:
                 error = failed
                 self.sock.close()
@@ -254,9 +257,8 @@ class Smtp:
         self._client = client = Client(self.sender.rpartition("@")[2], self._stop)
         self._taken = 0
         try:
-            client.reach(self.host, self.port, self.connect_seconds)
-            assert client.sock is not None
-            here = ipaddress.ip_address(client.sock.getpeername()[0].partition("%")[0]).is_loopback
+            address = client.reach(self.host, self.port, self.connect_seconds)
+            here = ipaddress.ip_address(address.partition("%")[0]).is_loopback
             if self.tls:
                 self._encrypt(client, here)
             self._expect(client, "greeting", client.ask("", self.answer_seconds))

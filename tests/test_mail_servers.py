@@ -4,6 +4,7 @@ Max (1), Dave (2) and Yaris (3) work on Website (1). Time passes only where a te
 """
 
 import json
+import select
 import sqlite3
 import threading
 import tracemalloc
@@ -46,6 +47,7 @@ from scripted import (
     say_lines_for_ever,
 )
 
+from plumbing.smtp import Client
 from plumbing.sqlite import WRITES, LockFile
 
 # How long the tracker waits for servers that hang. The second is for those that are to take
@@ -276,6 +278,22 @@ def test_mail_outlasts_a_server_that(
     assert Counter(recipient for recipient, _ in server.taken) == {MAX: 2, DAVE: 2, YARIS: 2}
     assert len(set(server.seen)) == 6, "a mail that was sent again had another Message-ID"
     eventually(lambda: health(api) == NOTHING_WAITS)
+
+
+def test_a_reset_is_told_as_one_however_early_it_comes(scripted, make_api, monkeypatch):
+    def reach(client, *args):
+        reached = real(client, *args)
+        waiting = select.poll()
+        waiting.register(client.sock, select.POLLHUP)
+        assert waiting.poll(BOUND * 1000)
+        return reached
+
+    real = Client.reach
+    monkeypatch.setattr(Client, "reach", reach)
+    api = make_api(scripted({"greeting": reset}).url)
+    api.ticket(assignees=[1])
+    (email,) = attempted(api)
+    assert "reset by peer" in email["error"]
 
 
 # ---------------------------------------------------------------- a server that is down
