@@ -19,6 +19,7 @@ import psycopg
 import pytest
 from conftest import ROOT, eventually
 from trackers import LOCK, NOTHING, Team, ask
+from wire import free_port
 
 import db
 from plumbing import Unavailable
@@ -215,7 +216,7 @@ def behind(start, tmp_path):
 def test_behind_nginx_reads_and_creations_with_a_key_go_on_while_trackers_are_killed(
     behind, start, database
 ):
-    nginx, servers = behind({}, {})
+    nginx, servers = behind({"port": free_port()}, {})
     stop, reads, created = threading.Event(), Counter(), []
 
     def read():
