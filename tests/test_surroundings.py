@@ -94,6 +94,10 @@ STARTED = []
 @pytest.fixture(autouse=True)
 def nothing_goes_on():
     yield
+    end_all()
+
+
+def end_all():
     while STARTED:
         running = STARTED.pop()
         running.kill()
@@ -116,6 +120,7 @@ def folder():
     """A folder that other users can reach, which a folder of pytest is not."""
     place = Path(tempfile.mkdtemp())
     yield place
+    end_all()  # or a tracker would make its files anew while they are removed
     shutil.rmtree(place)
 
 
