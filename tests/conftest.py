@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from email.policy import default
 from pathlib import Path
+from types import SimpleNamespace
 
 import clusters
 import pytest
@@ -28,6 +29,7 @@ from webtest import TestApp
 
 import db
 import tracker
+from plumbing import smtp
 from plumbing.engine import is_url
 
 ROOT = Path(tracker.__file__).parent
@@ -304,11 +306,15 @@ def ca():
 
 
 @pytest.fixture
-def scripted():
+def scripted(monkeypatch):
     """Starts scripted servers: scripted(script)."""
     servers = []
 
+    def monotonic():
+        return time.monotonic() + sum(server.passed for server in servers)
+
     def start(script, **settings):
+        monkeypatch.setattr(smtp, "time", SimpleNamespace(monotonic=monotonic))
         servers.append(ScriptedServer(script, **settings))
         return servers[-1]
 
