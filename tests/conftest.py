@@ -127,7 +127,7 @@ class OnAnyPort(Controller):
     def stop(self):
         # aiosmtpd leaves open connections to the garbage collector, which complains at some
         # later test.
-        asyncio.run_coroutine_threadsafe(self._hang_up(), self.loop).result(timeout=10)
+        asyncio.run_coroutine_threadsafe(self._hang_up(), self.loop).result(timeout=30)
         super().stop()
 
     async def _hang_up(self):
@@ -146,7 +146,8 @@ class MailServer:
         self.messages = []  # (recipient, parsed message)
         self.replies = {}
         self.sessions = 0
-        self._controller = OnAnyPort(self, hostname=host, port=port, **settings)
+        settings |= {"hostname": host, "port": port, "ready_timeout": 30}
+        self._controller = OnAnyPort(self, **settings)
         self._controller.start()
         self.port = self._controller.port
         self.url = f"smtp://{host}:{self.port}"
@@ -217,9 +218,9 @@ class Server:
         self.process.wait()
 
     def terminate(self, signum=signal.SIGTERM):
-        """Ask it to end; returns the exit status."""
+        """Ask it to end, for which a busy machine has time; returns the exit status."""
         self.process.send_signal(signum)
-        rest, _ = self.process.communicate(timeout=10)
+        rest, _ = self.process.communicate(timeout=30)
         self.lines += rest.splitlines(keepends=True)
         return self.process.returncode
 

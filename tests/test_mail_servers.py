@@ -412,7 +412,7 @@ def test_a_mail_whose_sending_a_kill_left_unrecorded_goes_out_again_as_the_same(
             json.dumps(body).encode() if body else None,
             {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
 
     blocker = sqlite3.connect(database, isolation_level=None, check_same_thread=False)

@@ -55,7 +55,7 @@ def fill(server):
 @contextmanager
 def sent(server, data):
     """A connection on which the bytes were sent."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
         with suppress(ConnectionError):  # it may be refused before its end
             sock.sendall(data)
         yield sock
