@@ -552,6 +552,28 @@ def test_ctrl_c_in_a_command_is_one_line(database, tmp_path, old_backup, signum)
     pytest.fail("it was never interrupted")
 
 
+INTERRUPTED_AT_THE_END = """
+import atexit, os, sys, tracker
+atexit.register(os.kill, os.getpid(), int(sys.argv[1]))
+sys.exit(tracker.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_when_a_command_has_done_its_work_changes_nothing(api, database, tmp_path, signum):
+    api.project()
+    arguments = [str(int(signum)), "--db", database, "backup", tmp_path / "backup.db"]
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_AT_THE_END, *arguments],
+        cwd=ROOT,
+        env=HERE,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Backed up ")
+
+
 ON_A_SMALL_DISK = """
 set -e
 mount -t tmpfs -o size=200k none "$1"
