@@ -55,7 +55,7 @@ def test_nothing_acknowledged_is_lost_to_kills_at_random_moments(start, database
         stop.set()
         for worker in workers:
             worker.join()
-    eventually(lambda: ask(servers[0], "GET", "/health")[2]["mail"]["queued"] == 0, timeout=60)
+    eventually(lambda: ask(servers[0], "GET", "/health")[2]["mail"]["queued"] == 0, 300)
     for server in servers:
         assert server.terminate() == 0
 

@@ -382,7 +382,7 @@ def settle(server):
         with suppress(OSError, HTTPException):  # of a worker that is being replaced
             return server.ask("GET", "/health").json["mail"]["queued"] == 0
 
-    eventually(nothing_waits, timeout=120)
+    eventually(nothing_waits, timeout=300)
     assert server.stop() == 0
     assert not FAULTS.search(server.said), server.said
 

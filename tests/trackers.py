@@ -118,7 +118,7 @@ class Team:
 
     def check(self, url):
         """See, once nobody writes, that each request was told the truth, and all mail was sent."""
-        eventually(lambda: ask(self.servers[0], "GET", "/health")[1]["mail"]["queued"] == 0, 120)
+        eventually(lambda: ask(self.servers[0], "GET", "/health")[1]["mail"]["queued"] == 0, 300)
         with psycopg.connect(url, autocommit=True) as conn:
             conn.execute("SET search_path = tracker")
             changes = Counter(
