@@ -562,7 +562,10 @@ def test_a_test_mail_reaches_a_real_server(send_test_mail, mail_server, database
 
 
 def test_a_test_mail_tells_if_another_process_sent_it(start, database, mail_server):
-    start("--smtp", mail_server.url)
+    server = start("--smtp", mail_server.url)
+    fill(server)
+    ticket(server, 1)
+    eventually(lambda: mail_server.messages)  # from here on it is the one that delivers
     done = command(
         "--db", database, "--smtp", "smtp://127.0.0.1:1", "send-test-mail", "m@example.com"
     )
