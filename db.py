@@ -548,10 +548,10 @@ def set_mail_error(conn: Connection, error: str | None) -> None:
     conn.execute("UPDATE system SET error = :error", {"error": error})
 
 
-def begin_delivery(conn: Connection, domain: str) -> None:
+def begin_delivery(conn: Connection, domain: str | None) -> None:
     """Forget what others learned of the mail server: it may be another, with another password.
 
-    `domain` is that of the Message-IDs, unless mail was delivered before.
+    `domain`, if there is one, is that of the Message-IDs, unless mail was delivered before.
     """
     set_mail_error(conn, None)
     conn.execute("UPDATE system SET domain = :domain WHERE domain IS NULL", {"domain": domain})

@@ -165,7 +165,7 @@ class Mailer:
             if self.database.may_deliver():
                 if not self.delivers:
                     with self.database.write() as conn:
-                        db.begin_delivery(conn, self.sender[1].rpartition("@")[2])
+                        db.begin_delivery(conn, self.sender[1].rpartition("@")[2] or None)
                     self._pause, self.delivers = None, True
                 self.deliver()
             else:

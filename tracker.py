@@ -65,10 +65,7 @@ TICKETS: dict[str, Rule | list[Rule]] = web.PAGE | {
     "text": web.text(10_000),
     "sort": web.one_of("-created", "created", "updated", "-updated"),
 }
-EMAILS = web.PAGE | {
-    "state": web.one_of("queued", "sent", "failed"),
-    "ticket_id": web.id_in_query,
-}
+EMAILS = web.PAGE | {"state": web.one_of("queued", "sent", "failed"), "ticket_id": web.id_in_query}
 
 
 def read_fields(data: Fields, rules: dict[str, Rule], *ignored: str) -> Fields:
@@ -335,10 +332,11 @@ class Tracker(web.Application):
     def __init__(
         self, given: Settings, clock: engines.Clock = engines.utc_now, output: TextIO | None = None
     ) -> None:
-        whom, hosts = given["sender"], given["allowed_hosts"]
+        whom, post, hosts = given["sender"], given["smtp"], given["allowed_hosts"]
+        if not post:  # what is printed comes from nobody, so that the sender may still be set
+            whom, post = ("", ""), message.Console(output or sys.stdout)
         self.url = given["url"]  # where people find it
         self.user_key = given["user_header"]
-        post = given["smtp"] or message.Console(output or sys.stdout)
         self.database = db.open_database(given["database"], clock, terminal.show_progress)
         self.mailer = mailer.Mailer(self.database, post, whom)
         super().__init__(ROUTES, self.database, problem_of, hosts)

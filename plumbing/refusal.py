@@ -45,17 +45,19 @@ _WORDS = [
     (r"recipient (address )?(is )?(rejected|refused|invalid)(?!.*(policy|rate|limit))", None,
      "recipient"),
     (r"sender|send ?as|sending (is )?(paused|suspended|domain)|not owned|return.?path", None, "us"),
-    (r"mailbox .*(unavailable|not found)|invalid mailbox|n[o']t have an? \S* ?account", ".",
-     "recipient"),
+    (r"mailbox .*(unavailable|not found|full|quota)|invalid mailbox|n[o']t have an? \S* ?account"
+     r"|(no such|unknown) (user|mailbox|recipient)\b|(user|mailbox|recipient) (unknown|not local)",
+     ".", "recipient"),
     (r"from (address|header|domain)|mail from|disallowed as|ses:\S+", None, "us"),
     (r"authenticat|smtp auth|credential|log ?in|starttls|password", None, "us"),
     (r"encryption (is )?(required|needed)|not verified|\b(helo|ehlo)\b", None, "us"),
     (r"not authori[sz]ed to send|(allowed|permitted) to send", None, "us"),
     (r"relay|block|policy|reputation|spamhaus|rbl|reverse|\bptr\b|\brate\b|limit|too many|\bip\b"
-     r"|client host|access denied|unsolicited|suspicious|try again|temporar", None, "unclear"),
-    (r"recipient|user|unknown|no such|(does not|doesn't) exist|mailbox|quota|invalid address"
-     r"|unrout|undeliverable|disabled|inactive|suspended|no longer|not our customer|account",
-     "RCPT", "recipient"),
+     r"|client host|access denied|sending quota|unsolicited|suspicious|try again|temporar", None,
+     "unclear"),
+    (r"recipient|user|(?<!command )unknown(?! command| error)|no such|(does not|doesn't) exist"
+     r"|mailbox|quota|storage|invalid address|unrout|undeliverable|disabled|inactive|suspended"
+     r"|no longer|not our customer|account", "RCPT", "recipient"),
     (r"too (big|large|long)|size|content|virus|infected|malware|spam|attachment|header"
      r"|line length|message (was |is )?(rejected|refused)", "DATA .", "message"),
 ]  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from email.utils import unquote
 
 # No control characters, no separators of lines, no zero-width spaces, and nothing that
 # turns the direction of writing round: a name shows what it is. The joiners of emoji and
@@ -66,7 +67,7 @@ def read_sender(text: str) -> tuple[str, str]:
     The address may be at a host without a domain. Raises ValueError if it is not that.
     """
     found = re.fullmatch(r"\s*(?:(?P<name>[^<>]*?)\s*<(?P<in>[^<>]*)>|(?P<only>\S+))\s*", text)
-    name = ((found and found["name"]) or "").strip('" ')
+    name = unquote((found and found["name"]) or "").strip()
     address = (found and (found["in"] or found["only"])) or ""
     if not _SENDER.fullmatch(address) or len(name) > 100 or fault_of_line(name):
         raise ValueError(f"{text!r} is not an email address")

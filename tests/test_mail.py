@@ -438,6 +438,21 @@ def test_a_thread_and_a_message_id_outlast_another_sender(make_app, mail_server,
     assert all(message["Message-ID"].endswith("@example.com>") for message in mails)
 
 
+def test_mail_that_was_only_printed_settles_nothing_about_the_sender(make_app, mail_server):
+    api = Api(make_app())
+    api.user()
+    api.project()
+    api.ticket(assignees=[1])
+    settled(api)
+    api.app.close()
+    api = Api(make_app(smtp=mail_server.url, sender=SENDER))
+    api.change(1, status="closed")
+    settled(api)
+    (message,) = mail_server.to(MAX)
+    for header in ("Message-ID", "References", "In-Reply-To", "List-Id"):
+        assert message[header].endswith("example.com>")
+
+
 @pytest.mark.parametrize(
     "title",
     [

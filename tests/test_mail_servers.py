@@ -116,8 +116,9 @@ BEHAVIOURS = {
     # EHLO
     "hangs at EHLO": Row({"EHLO": hang}, TRIED_AGAIN, LATE, **SOON),
     "drops at EHLO": Row({"EHLO": drop}, TRIED_AGAIN, "closed"),
-    "has no time at EHLO": Row(
-        {"EHLO": reply("451 later"), "HELO": reply("451 not now")}, TRIED_AGAIN, "451 not now"
+    "has no time at EHLO": Row({"EHLO": reply("451 later")}, TRIED_AGAIN, "451 later"),
+    "has no time at EHLO for who logs in": Row(
+        {"EHLO": reply("451 later")}, TRIED_AGAIN, "451 later", **LOGIN
     ),
     "refuses EHLO and HELO": Row(
         {"EHLO": reply("502 what"), "HELO": reply("550 who")}, TRIED_AGAIN, "550 who"

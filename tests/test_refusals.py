@@ -209,6 +209,7 @@ REPLIES = [
     ("Gmail", "AUTH", "534-5.7.9 Application-specific password required.", "us"),
     ("Gmail", "AUTH", "535-5.7.8 Username and Password not accepted.", "us"),
     ("Gmail", ".", "550 5.4.5 Daily user sending limit exceeded. a1sm - gsmtp", "unclear"),
+    ("Gmail", "RCPT", "550 5.4.5 Daily sending quota exceeded. a1sm - gsmtp", "unclear"),
     ("Gmail", "RCPT", "550-5.7.1 Invalid credentials for relay [192.0.2.1]. The IP address you've\n"
      "5.7.1 registered in your Workspace SMTP Relay service doesn't match the\n"
      "5.7.1 domain of the account this email is being sent from.", "us"),
@@ -310,6 +311,20 @@ REPLIES = [
     ("somebody", ".", "554 Transaction failed", "unclear"),
     ("somebody", "RCPT", "554 5.7.1 Command rejected", "unclear"),
     ("somebody", "DATA", "503 5.5.1 Bad sequence of commands", "unclear"),
+    ("somebody", "RCPT", "550 Unknown error", "unclear"),
+    ("somebody", "RCPT", "500 5.5.1 Command unknown", "unclear"),
+    ("somebody", "RCPT", "500 unknown command", "unclear"),
+    # Whom it is about does not depend on the step: the words of RFC 5321, and their like.
+    ("somebody", "RCPT", "550 No such user here", "recipient"),
+    ("somebody", ".", "550 No such user here", "recipient"),
+    ("somebody", ".", "550 User unknown", "recipient"),
+    ("somebody", ".", "550 Unknown user", "recipient"),
+    ("somebody", ".", "551 User not local; please try max@example.org", "recipient"),
+    ("somebody", ".", "550 Mailbox quota exceeded", "recipient"),
+    ("somebody", ".", "554 The mailbox is full", "recipient"),
+    ("somebody", "RCPT", "552 Requested mail action aborted: exceeded storage allocation",
+     "recipient"),
+    ("somebody", "MAIL", "550 User unknown", "us"),
     ("somebody", "MAIL", "550 rejected", "us"),
     ("somebody", "RCPT", "550 5.1.1 ... unknown", "recipient"),
     ("somebody", "RCPT", "552 5.2.2 over", "recipient"),
