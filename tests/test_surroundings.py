@@ -426,6 +426,13 @@ def test_a_backup_to_what_is_no_regular_file_is_refused_and_leaves_it(
     assert drafts(tmp_path) == []
 
 
+def test_a_backup_to_the_name_of_a_folder_that_is_not_there_is_refused(api, database, tmp_path):
+    api.project()
+    done = command("--db", database, "backup", f"{tmp_path}/backups/")
+    assert_one_clear_line(done, f"{tmp_path}/backups/ is not a regular file")
+    assert not (tmp_path / "backups").exists()
+
+
 BACKUPS = """
 import os, random, sys, time
 import db
@@ -549,9 +556,9 @@ def test_ctrl_c_in_a_command_is_one_line(database, tmp_path, old_backup, signum)
 
 ON_A_SMALL_DISK = """
 set -e
-mount -t tmpfs -o size=200k none "$1"
+mount -t tmpfs -o "size=$3" none "$1"
 cp "$2" "$1/backup.db"
-shift 2
+shift 3
 "$@" || code=$?
 ls "$OLDPWD" > /dev/null
 sha256sum < "$DISK/backup.db"
@@ -560,15 +567,20 @@ exit $code
 """
 
 
+@pytest.mark.parametrize(
+    ("size", "zeros"),
+    [("4k", 0), ("200k", 200_000), ("1m", 10_000_000)],
+    ids=["from the start", "at the end", "while more is written than SQLite holds in memory"],
+)
 def test_a_backup_to_a_full_disk_leaves_the_older_one_and_blames_no_database(
-    api, database, tmp_path, old_backup
+    api, database, tmp_path, old_backup, size, zeros
 ):
     api.project()
-    for n in range(20):
-        api.ticket(description="x" * 10_000, title=f"Ticket {n}")
+    with closing(sqlite3.connect(database, isolation_level=None)) as conn:
+        conn.execute(f"CREATE TABLE ballast AS SELECT zeroblob({zeros}) AS zeros")
     disk = tmp_path / "disk"
     disk.mkdir()
-    prefix = [*unshared("-m"), "sh", "-c", ON_A_SMALL_DISK, "sh", disk, old_backup]
+    prefix = [*unshared("-m"), "sh", "-c", ON_A_SMALL_DISK, "sh", disk, old_backup, size]
     done = subprocess.run(
         [*prefix, *TRACKER, "--db", database, "backup", disk / "backup.db"],
         capture_output=True,
