@@ -54,7 +54,7 @@ def copy_from_to(
                 where = f"{old.name} to {new.name}"  # it may be either
                 done = f"Copied {copy(old, new, progress):,} rows from {where}."
             if in_use:
-                done += f" Warning: {old.name} is in use; what is written there now stays there."
+                done += f" Warning: {old.name} is in use; what it still takes in is not copied."
             return done
     except Unavailable as error:
         raise ValueError(f"{where}: {error}") from error

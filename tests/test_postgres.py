@@ -898,7 +898,7 @@ def test_who_copies_what_a_tracker_still_serves_is_told(
     told = command("copy", source, target)
     assert (told.returncode, told.stderr) == (0, "")
     assert told.stdout.endswith(
-        f" to {target}. Warning: {source} is in use; what is written there now stays there.\n"
+        f" to {target}. Warning: {source} is in use; what it still takes in is not copied.\n"
     )
 
 
