@@ -441,7 +441,7 @@ def run_test_mail(given: Settings, address: str) -> int:
         raise ValueError(f"{address!r} is not a valid email address")
     if not given["smtp"]:
         raise given.fault("there is no mail server, as this is not set", "smtp")
-    with closing(Tracker(given)) as app:
+    with closing(Tracker(given.only("database", "smtp", "sender"))) as app:
         taken, said = mailer.send_test_mail(app.mailer, address, patience=30)
         way = f" through {app.mailer.server}" if app.mailer.delivers else ""
     say(f"Mail to {address}{way}: {said}")

@@ -116,6 +116,9 @@ class Database(Protocol):
     def batch(self) -> AbstractContextManager[Any]:
         """One transaction for many writes, so that the disk is waited for once."""
 
+    def look(self) -> None:
+        """Raise Unavailable if there is nothing of ours to be read."""
+
     def try_write(self) -> None:
         """Raise Unavailable if no write can succeed now; waits for nobody."""
 

@@ -40,18 +40,22 @@ def open_database(
 
 
 def copy_from_to(
-    source: str, target: str, open: Callable[[str], Database], progress: Callable[[str], None]
+    source: str, target: str, open: Callable[..., Database], progress: Callable[[str], None]
 ) -> str:
     """Copy all from one location to the other; what was done. Raises ValueError."""
     where = without_password(source)
     try:
-        if not is_url(source) and not os.path.exists(source):
-            raise Unavailable("There is no such database.")
+        with closing(open(source, only_read=True)) as old:
+            old.look()  # what is not there is not to be created
         with closing(open(source)) as old:
+            in_use = not old.may_deliver()
             where = without_password(target)
             with closing(open(target)) as new:
                 where = f"{old.name} to {new.name}"  # it may be either
-                return f"Copied {copy(old, new, progress):,} rows from {where}."
+                done = f"Copied {copy(old, new, progress):,} rows from {where}."
+            if in_use:
+                done += f" Warning: {old.name} is in use; what it still takes in is not copied."
+            return done
     except Unavailable as error:
         raise ValueError(f"{where}: {error}") from error
 

@@ -321,6 +321,12 @@ class Database:
         with self.write() as conn:
             yield Batch(self, conn)
 
+    def look(self) -> None:
+        """Raise Unavailable if there is nothing of ours to be read."""
+        with self.read() as conn:
+            if self._version(conn) == 0:
+                raise Unavailable(f"The database holds no {self.schema.name}.")
+
     def try_write(self) -> None:
         """Raise Unavailable if no write can succeed now; waits for nobody.
 

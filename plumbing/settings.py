@@ -67,6 +67,14 @@ class Settings:
         except ValueError as error:
             raise self.fault(str(error), name) from None
 
+    def only(self, *names: str) -> Settings:
+        """These, and the defaults of all others: a bad one of them then concerns nobody."""
+        options = [
+            option if name in names else option._replace(variable="")
+            for name, option in self._options.items()
+        ]
+        return Settings(options, {name: self._given[name] for name in names}, self._called)
+
     def fault(self, words: str, *names: str) -> ValueError:
         """The error of these settings, by all the names that they have."""
         told = []

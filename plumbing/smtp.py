@@ -171,7 +171,8 @@ class Smtp:
         except ValueError:
             parts, port = urlsplit(""), None
         self.user, self.password = unquote(parts.username or ""), unquote(parts.password or "")
-        usable = parts.scheme in ("smtp", "smtps") and parts.hostname and port != 0
+        host = re.fullmatch(r"[\w.:%-]+", parts.hostname or "")
+        usable = parts.scheme in ("smtp", "smtps") and host and port != 0
         if not usable or any(parts[2:]) or bool(self.user) != bool(self.password):
             raise ValueError(
                 "must look like smtp://user:password@host:port, with a port from 1 to 65535 and,"

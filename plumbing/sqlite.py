@@ -87,9 +87,8 @@ class Database:
     Between its calls it has nothing open until it is first read or written, so that a
     process may fork before that; a child forked later is refused. `clock` tells the time in
     UTC. `progress` is told what is done when an older database is brought forward. Where it is
-    `only_read`, for a backup, nothing is created or changed, and an older schema is as good.
-    Raises Unavailable if the file cannot be opened or written, is damaged, another program's or
-    a newer one.
+    `only_read`, nothing is created or changed, and nothing is looked at yet. Raises Unavailable
+    if the file cannot be opened or written, is damaged, another program's or a newer one.
     """
 
     remote = False
@@ -116,14 +115,12 @@ class Database:
         self.wal_limit = WAL_BYTES
         self.failing = False  # whether the last write did not succeed
         self._only_read = only_read
-        try:
-            if only_read:
-                self._look()
-            else:
+        if not only_read:
+            try:
                 self._set_up(progress)
                 self.try_write()
-        finally:
-            self._release()
+            finally:
+                self._release()
 
     # ------------------------------------------------------------ transactions
 
@@ -166,6 +163,14 @@ class Database:
             yield conn
             for statement in [*_statements(self.schema.filled), *(sql for _, sql in triggers)]:
                 conn.execute(statement)
+
+    def look(self) -> None:
+        """Raise Unavailable if there is nothing of ours to be read; an older schema is as good."""
+        if not os.path.exists(self.path):
+            raise Unavailable("There is no such database.")
+        with self.read() as conn:
+            if self._version(conn) == 0 == conn.execute("PRAGMA user_version").fetchone()[0]:
+                raise Unavailable("The database is empty.")
 
     def try_write(self) -> None:
         """Raise Unavailable if no write can succeed now; waits for nobody.
@@ -312,14 +317,6 @@ class Database:
         finally:
             conn.close()
 
-    def _look(self) -> None:
-        """See that there is something of ours to be read."""
-        if not os.path.exists(self.path):
-            raise Unavailable("There is no such database.")
-        with self.read() as conn:
-            if self._version(conn) == 0 == conn.execute("PRAGMA user_version").fetchone()[0]:
-                raise Unavailable("The database is empty.")
-
     def _give_to_owner(self) -> None:
         """Have what root creates belong to the owner of its folder, who is to serve it."""
         if os.geteuid() == 0:
@@ -410,12 +407,20 @@ class Database:
         3. Look through it, as a damaged copy must not replace a good one.
         4. Have it on the disk, then give it its name.
         """
+
+        def tell(_: int, left: int, all: int) -> None:
+            if all:  # not known yet, where the first step fails
+                progress(all - left, all)
+
+        self.look()
         place = os.path.realpath(target)
-        if os.path.lexists(place):
-            if os.path.samefile(place, self.path):
-                raise FileExistsError(f"{target} is the database itself")
-            if not os.path.isfile(place):
-                raise FileExistsError(f"{target} is not a regular file")
+        if place in {self.path + suffix for suffix in _BESIDE}:
+            raise FileExistsError(f"{target} belongs to the database")
+        is_there = os.path.lexists(place)
+        if is_there and os.path.samefile(place, self.path):
+            raise FileExistsError(f"{target} is the database itself")
+        if target.endswith(os.sep) or (is_there and not os.path.isfile(place)):
+            raise FileExistsError(f"{target} is not a regular file")
         _remove_drafts(place)
         with _new_draft(place) as (fd, draft):
             _make_alike(fd, os.stat(self.path))
@@ -424,9 +429,7 @@ class Database:
                 # would make the backup begin anew.
                 conn.execute("SELECT 1 FROM sqlite_schema").fetchall()
                 try:
-                    conn.backup(
-                        copy, pages=1000, progress=lambda _, left, all: progress(all - left, all)
-                    )
+                    conn.backup(copy, pages=1000, progress=tell)
                     copy.execute("PRAGMA journal_mode = DELETE")  # without a -wal beside it
                     [(found,)] = copy.execute("PRAGMA quick_check(1)").fetchall()
                 except sqlite3.Error as error:
@@ -440,6 +443,7 @@ class Database:
 
 
 DRAFT = ".partial"  # how the name of a backup ends that is not whole
+_BESIDE = ("-journal", "-wal", "-shm", "-lock")  # how the names end of what belongs to a database
 
 
 @contextmanager
@@ -457,9 +461,16 @@ def _new_draft(place: str) -> Iterator[tuple[int, str]]:
             finally:
                 os.close(fd)
     except BaseException:
-        with suppress(OSError):
-            os.unlink(draft)
+        if draft:
+            _remove(draft)
         raise
+
+
+def _remove(draft: str) -> None:
+    # The draft last: what is beside it is found by its name.
+    for left in (*(draft + suffix for suffix in _BESIDE), draft):
+        with suppress(OSError):
+            os.unlink(left)
 
 
 def _lock_draft(fd: int, draft: str) -> bool:
@@ -477,9 +488,7 @@ def _remove_drafts(place: str) -> None:
             fd = os.open(draft, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 _set_lock(fd, 0, fcntl.LOCK_EX | fcntl.LOCK_NB)()
-                for left in (draft + "-journal", draft + "-wal", draft + "-shm", draft):
-                    with suppress(FileNotFoundError):
-                        os.unlink(left)
+                _remove(draft)
             finally:
                 os.close(fd)
 

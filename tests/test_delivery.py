@@ -768,6 +768,8 @@ def test_all_failed_mail_is_sent_again_at_once(scripted, make_api):
         "smtp://::1",
         "smtp://[::1]:port",
         "ftp://mail.example.com",
+        "smtp://mail.example .com",
+        "smtp://mail.example.com,mx.example.com",
     ],
 )
 def test_a_wrong_url_is_told_in_one_line_that_says_what_to_do(make_app, url):

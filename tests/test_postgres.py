@@ -868,6 +868,41 @@ def test_a_source_that_is_not_there_is_not_created(database, tmp_path):
     assert "There is no such database" in told.stderr
 
 
+def test_a_source_that_holds_no_tracker_is_refused_and_neither_side_is_touched(
+    postgresql, tmp_path
+):
+    other = postgresql.create()
+    empty, target = tmp_path / "empty.db", tmp_path / "new.db"
+    empty.touch()
+    for source, words in ((other, "holds no tracker"), (empty, "is empty")):
+        told = command("copy", source, target)
+        assert (told.returncode, told.stdout) == (1, "")
+        assert told.stderr == f"tracker: {source}: The database {words}.\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.db"]
+    assert empty.stat().st_size == 0
+    sql = "SELECT count(*) FROM pg_namespace WHERE nspname = 'tracker'"
+    assert postgresql.execute(sql, other.rpartition("/")[2]) == [(0,)]
+    postgresql.drop(other)
+
+
+@pytest.mark.parametrize("direction", ["to the server", "from the server"])
+def test_who_copies_what_a_tracker_still_serves_is_told(
+    old, database, tmp_path, make_app, direction
+):
+    source, target = (old, database)
+    if direction == "from the server":
+        assert command("copy", old, database).returncode == 0
+        source, target = (database, tmp_path / "new.db")
+    app = make_app(database=source, smtp="smtp://127.0.0.1:1", sender=SENDER)
+    app.start()
+    eventually(lambda: app.mailer.delivers)
+    told = command("copy", source, target)
+    assert (told.returncode, told.stderr) == (0, "")
+    assert told.stdout.endswith(
+        f" to {target}. Warning: {source} is in use; what it still takes in is not copied.\n"
+    )
+
+
 def test_nobody_writes_to_either_side_while_it_is_copied(old, database, make_app, monkeypatch):
     source, target = db.open_database(old), db.open_database(database)
     tried = []

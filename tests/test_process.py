@@ -537,6 +537,21 @@ def test_a_backup_onto_the_database_itself_is_refused(start, tmp_path, link):
     assert len(ask(server, "GET", "/users")[2]) == 2
 
 
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-lock", "-journal"])
+def test_a_backup_onto_what_belongs_to_the_database_is_refused(start, tmp_path, suffix):
+    server = start()
+    fill(server)
+    beside = tmp_path / f"{server.database.name}{suffix}"
+    link = tmp_path / "link.db"
+    link.symlink_to(beside)
+    for target in (beside, link):
+        done = command("backup", target, "--db", server.database)
+        assert_one_clear_line(done, target, "belongs to the database")
+    server.kill()
+    assert rows(server.database, "PRAGMA integrity_check") == [("ok",)]
+    assert rows(server.database, "SELECT name FROM users") == [("Max",), ("Dave",)]
+
+
 # ---------------------------------------------------------------- send-test-mail
 
 
