@@ -1158,7 +1158,7 @@ WIRE = [
 
 def talk(port, data):
     """What the server at the port answers to the bytes; None if it only hangs up."""
-    with closing(socket.create_connection(("127.0.0.1", port), timeout=10)) as sock:
+    with closing(socket.create_connection(("127.0.0.1", port), timeout=30)) as sock:
         with suppress(ConnectionError):  # it may be refused before its end
             sock.sendall(data)
             sock.shutdown(socket.SHUT_WR)
