@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import threading
 import urllib.request
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import datetime
 from itertools import takewhile
 from types import SimpleNamespace
@@ -136,6 +136,31 @@ def field(page, label):
     return page.get_by_label(label, exact=True)
 
 
+def look_twice(page):
+    """Wait until the page has begun to look a second time what others did."""
+    for _ in range(2):
+        with page.expect_response(lambda answer: answer.url.endswith("sort=-updated&limit=1")):
+            pass
+
+
+@contextmanager
+def held(page, pattern, method):
+    """Lets the first such request go on only at the end of the block."""
+    routes = []
+
+    def hold(route):
+        if routes or route.request.method != method:
+            route.continue_()
+        else:
+            routes.append(route)
+
+    page.route(pattern, hold)
+    yield
+    if not routes:
+        page.wait_for_event("request", lambda request: bool(routes))
+    routes[0].continue_()
+
+
 def titles(page, status):
     return column(page, status).locator(".card a").all_text_contents()
 
@@ -171,6 +196,8 @@ def test_the_page_is_small_and_needs_nothing_from_elsewhere():
 
 def test_a_first_visit_says_how_to_begin_and_leads_to_the_first_ticket(visit, start):
     page = visit(start("--quiet").url)
+    expect(page.locator("#board")).to_contain_text("There is nothing here yet.")
+    expect(page.get_by_text("Arrow keys go from card to card")).to_be_hidden()
     page.get_by_role("link", name="a project").click()
     button(page, "New project").click()
     field(page, "Name").fill("Website")
@@ -232,6 +259,17 @@ def test_a_card_is_moved_by_keys_and_keeps_the_focus(visit, client):
     expect(page.get_by_role("heading", name="Ticket #2")).to_be_focused()
 
 
+def test_a_menu_moves_a_card_and_the_focus_with_it(visit, client):
+    client.ticket("Write the manual")
+    client.ticket("Fix the database")
+    page = visit(client.url)
+    button(page, "Move ticket 2").press("Enter")
+    page.locator("#menu").get_by_role("button", name="Closed").press("Enter")
+    expect(column(page, "closed").locator(".card a")).to_be_focused()
+    expect(page.locator("#said")).to_have_text("Ticket #2: Closed.")
+    expect(column(page, "closed").locator(".card a")).to_be_focused()
+
+
 def test_on_a_phone_a_menu_moves_the_card_and_a_heading_shows_its_column(visit, client):
     client.ticket("Fix the database")
     page = visit(client.url, **PHONE)
@@ -283,6 +321,8 @@ def test_filters_stand_in_the_address_and_back_undoes_them(visit, client):
     page.go_back()
     expect(field(page, "Assignee")).to_have_value("1")
     expect(page.locator(".card")).to_have_text([re.compile("Fix the database")])
+    page.goto(client.url + "/#/?assignee_id=Max")
+    expect(page.locator("#page")).to_contain_text("1 parameter is not valid.assignee_id must be")
 
 
 def test_what_no_longer_matches_the_filter_leaves_the_board(visit, client):
@@ -317,6 +357,39 @@ def test_what_others_do_appears_and_leaves_alone_what_one_reads_and_types(visit,
     expect(field(page, "Title")).to_have_value("The best title")
     expect(field(page, "Comment on the change")).to_have_value("I am still wri")
     expect(field(page, "Comment on the change")).to_be_focused()
+
+
+def test_new_names_and_projects_appear_on_the_board_without_a_reload(visit, client):
+    client.ticket("Fix the database", assignees=[1])
+    client.ticket("Write the manual")
+    page = visit(client.url)
+    expect(card(page, "Fix the database").get_by_title("Max")).to_be_visible()
+    look_twice(page)
+    client.ask("PUT", "/users/1", {"name": "Maximilian", "email": MAX})
+    client.ask("PUT", "/projects/1", {"name": "Shop"})
+    client.ask("POST", "/projects", {"name": "Cellar"})
+    expect(card(page, "Fix the database")).to_contain_text("Shop")
+    expect(card(page, "Fix the database").get_by_title("Maximilian")).to_be_visible()
+    field(page, "Project").select_option("Cellar")
+    expect(page.locator(".card")).to_have_count(0)
+
+
+def test_a_card_shows_the_first_of_many_assignees(visit, client):
+    for number in range(10):
+        client.ask("POST", "/users", {"name": "Yaris", "email": f"yaris{number}@example.com"})
+    client.ticket(assignees=range(1, 13))
+    page = visit(client.url)
+    expect(card(page, "Fix the database").locator(".avatar")).to_have_count(9)
+    expect(card(page, "Fix the database")).to_contain_text("+3")
+
+
+def test_a_low_window_covers_no_filter(visit, client):
+    client.ticket()
+    page = visit(client.url, viewport={"width": 1024, "height": 360})
+    expect(card(page, "Fix the database")).to_be_visible()
+    filters, columns = (page.locator(part).bounding_box() for part in (".filters", ".columns"))
+    assert filters["height"] > 50
+    assert filters["y"] + filters["height"] <= columns["y"]
 
 
 def test_ten_thousand_tickets_are_there_after_four_requests_and_more_come_by_scrolling(
@@ -368,6 +441,83 @@ def test_a_change_with_its_comment_is_saved_and_told_as_history_and_mail(
     assert client.tickets()[0]["description"] == "Line 1\nLine 2"
     assert len(client.ask("GET", "/tickets/1/history")) == 1
     assert "only under load" in mail_server.to(DAVE)[0].get_content()
+
+
+def test_what_is_typed_while_the_ticket_is_saved_stays(visit, client):
+    client.ticket(description="It is")
+    page = visit(client.url + "/#/tickets/1")
+    field(page, "Title").fill("Fix the database now")
+    field(page, "Comment on the change").fill("It is")
+    with held(page, "**/tickets/1", "PATCH"):
+        field(page, "Title").press("Enter")
+        for label in ("Comment on the change", "Description"):
+            field(page, label).press("End")
+            page.keyboard.type(" slow.")
+    expect(page.locator("#said")).to_have_text("Saved.")
+    for label in ("Comment on the change", "Description"):
+        expect(field(page, label)).to_have_value("It is slow.")
+    expect(field(page, "Description")).to_be_focused()
+    assert client.tickets()[0]["description"] == "It is"
+    field(page, "Title").press("Enter")
+    expect(page.locator(".story")).to_contain_text("It is slow.")
+    eventually(lambda: client.tickets()[0]["description"] == "It is slow.")
+    assert len(client.ask("GET", "/tickets/1/history")) == 2
+
+
+def test_what_is_typed_while_a_ticket_is_created_is_kept_as_a_draft(visit, client):
+    page = visit(client.url + "/#/tickets/new")
+    field(page, "Title").fill("Fix the database")
+    with held(page, "**/tickets", "POST"):
+        field(page, "Title").press("Enter")
+        field(page, "Description").fill("It is slow.")
+    expect(page.get_by_role("heading", name="Ticket #1")).to_be_visible()
+    page.get_by_role("link", name="New ticket").click()
+    expect(field(page, "Description")).to_have_value("It is slow.")
+
+
+def test_a_name_that_is_typed_before_the_people_are_known_is_understood(visit, client):
+    page = visit(client.url + "/#/tickets/new")
+    field(page, "Title").fill("Fix the database")
+    with held(page, "**/users*", "GET"):
+        field(page, "Assignees").fill("dave")
+        field(page, "Assignees").press("Enter")
+    expect(button(page, "Remove Dave")).to_be_visible()
+
+
+def test_a_project_that_is_added_meanwhile_is_offered_and_shown(visit, client):
+    client.ticket()
+    page = visit(client.url + "/#/tickets/1")
+    project = page.locator("form.split").get_by_label("Project")
+    expect(project).to_have_value("1")
+    client.ask("POST", "/projects", {"name": "Shop"})
+    client.change(1, project_id=2)
+    expect(project).to_have_value("2")
+    expect(page.locator(".story")).to_contain_text("Website → Shop")
+    page.get_by_role("link", name="New ticket").click()
+    field(page, "Title").fill("Open a cellar")
+    page.get_by_role("link", name="Projects").click()
+    button(page, "New project").click()
+    field(page, "Name").fill("Cellar")
+    button(page, "Save").click()
+    expect(button(page, "Edit Cellar")).to_be_visible()
+    page.get_by_role("link", name="New ticket").click()
+    expect(field(page, "Title")).to_have_value("Open a cellar")
+    project.select_option("Cellar")
+
+
+def test_as_many_assignees_as_may_be_with_names_as_long_as_may_be_are_saved(visit, client):
+    domain = f"{'d' * 60}.{'e' * 60}.{'f' * 50}.example"
+    for number in range(100):
+        user = {"name": f"{number:04}{'😀' * 96}", "email": f"{'y' * 60}{number:04}@{domain}"}
+        client.ask("POST", "/users", user)
+    client.ticket(assignees=range(3, 102))
+    page = visit(client.url + "/#/tickets/1")
+    field(page, "Assignees").fill("0099")
+    field(page, "Assignees").press("Enter")
+    expect(page.locator(".chips li")).to_have_count(100)
+    button(page, "Save").click()
+    expect(page.locator("#said")).to_have_text("Saved.")
+    assert len(client.tickets()[0]["assignees"]) == 100
 
 
 @pytest.mark.parametrize("choice", ["Save mine", "Take theirs"])
@@ -492,6 +642,37 @@ def test_people_and_projects_are_renamed_and_deleted(visit, client):
     client.ask("POST", "/projects", {"name": "Shop"})  # by somebody else
     expect(button(page, "Edit Shop")).to_be_visible()
     assert [user["name"] for user in client.ask("GET", "/users")] == ["Maximilian"]
+
+
+def test_the_focus_stays_with_what_is_renamed_and_goes_to_the_next_of_what_is_removed(
+    visit, client
+):
+    client.ask("POST", "/users", {"name": "Yaris", "email": "yaris@example.com"})
+    client.ticket(assignees=[1, 2, 3])
+    page = visit(client.url + "/#/tickets/1")
+    button(page, "Remove Dave").press("Enter")
+    expect(button(page, "Remove Yaris")).to_be_focused()
+    button(page, "Remove Yaris").press("Enter")
+    expect(button(page, "Remove Max")).to_be_focused()
+    button(page, "Discard changes").click()
+    page.get_by_role("link", name="People").click()
+    button(page, "Edit Max").press("Enter")
+    field(page, "Name").fill("Maximilian")
+    field(page, "Name").press("Enter")
+    expect(button(page, "Edit Maximilian")).to_be_focused()
+    button(page, "Delete Maximilian").press("Enter")
+    page.get_by_role("dialog").get_by_role("button", name="Delete").press("Enter")
+    expect(button(page, "Delete Dave")).to_be_focused()
+
+
+def test_going_back_closes_the_dialog(visit, client):
+    page = visit(client.url)
+    page.get_by_role("link", name="People").click()
+    button(page, "New person").click()
+    expect(field(page, "Name")).to_be_focused()
+    page.go_back()
+    expect(page.get_by_role("heading", name="Board")).to_be_focused()
+    expect(page.get_by_role("dialog")).to_be_hidden()
 
 
 # ---------------------------------------------------------------- for everybody, everywhere
@@ -626,6 +807,24 @@ def test_a_page_that_was_opened_while_the_server_was_away_comes_when_it_is_back(
     expect(card(page, "Fix the database")).to_be_visible()
 
 
+def test_a_ticket_that_could_not_be_read_comes_when_it_can_and_until_then_leaves_the_focus(
+    visit, client
+):
+    client.ticket()
+    page = visit(client.url)
+    expect(card(page, "Fix the database")).to_be_visible()
+    look_twice(page)  # and nothing is news from here on
+    problem = {"title": "Service Unavailable", "status": 503, "detail": "The database is locked."}
+    page.route("**/tickets/1", lambda route: route.fulfill(status=503, json=problem))
+    card(page, "Fix the database").click()
+    expect(page.get_by_role("heading", name="The database is locked.")).to_be_focused()
+    page.get_by_role("link", name="People").focus()
+    look_twice(page)
+    expect(page.get_by_role("link", name="People")).to_be_focused()
+    page.unroute("**/tickets/1")
+    expect(page.get_by_role("heading", name="Ticket #1")).to_be_visible()
+
+
 def test_an_answer_that_was_lost_makes_no_second_ticket(visit, client):
     page = visit(client.url + "/#/tickets/new")
     field(page, "Title").fill("Fix the database")
@@ -693,20 +892,22 @@ def test_line_ends_of_another_system_are_no_change_of_ones_own(visit, client):
     expect(field(page, "Title")).to_have_value("A better title")
 
 
-def test_more_changes_at_once_than_are_looked_at_leave_nothing_stale(visit, client):
+@pytest.mark.parametrize("filters", ["", "#/?assignee_id=1"])
+def test_more_changes_at_once_than_are_looked_at_leave_nothing_stale(visit, client, filters):
     for number in range(130):
-        client.ticket(f"No. {number}")
-    page = visit(client.url)
+        client.ticket(f"No. {number}", assignees=[1])
+    page = visit(f"{client.url}/{filters}")
     shown = column(page, "open").locator(".card")
     eventually(lambda: shown.count() >= 100)
     shown.last.scroll_into_view_if_needed()
     expect(shown).to_have_count(130)
     page.context.set_offline(True)
     for number in range(130):
-        client.change(number + 1, status="closed")
+        client.change(number + 1, status="closed", assignees=[2])
     page.context.set_offline(False)
-    expect(column(page, "closed").locator(".card").first).to_be_visible()
     expect(shown).to_have_count(0)
+    closed = column(page, "closed").locator(".card").first
+    expect(closed).to_be_visible(visible=not filters)
 
 
 def test_a_tracker_that_cannot_write_still_shows_the_board_and_says_why(visit, client):
@@ -751,9 +952,7 @@ def test_a_ticket_of_a_clock_that_was_wrong_hides_no_news_of_others(visit, clien
     with closing(sqlite3.connect(database)) as conn, conn:
         conn.execute("UPDATE tickets SET updated_at = '2099-01-01T00:00:00.000Z' WHERE id = 1")
     page = visit(client.url)
-    for _ in range(2):  # the first finds all new
-        with page.expect_response(lambda answer: answer.url.endswith("sort=-updated&limit=1")):
-            pass
+    look_twice(page)  # the first finds all new
     for id, title in ((2, "Translate the manual"), (1, "Mend the database")):
         client.change(id, title=title)
         expect(card(page, title)).to_be_visible()
