@@ -14,7 +14,6 @@ import time
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import UTC
 from functools import lru_cache
 from typing import Any, LiteralString, TypeVar
 
@@ -25,7 +24,7 @@ from psycopg.adapt import AdaptersMap, Loader
 from psycopg.types.numeric import Int8Dumper
 from psycopg.types.string import StrDumper
 
-from . import Unavailable, Unknown
+from . import Unavailable, Unknown, engine
 from .engine import URL, Clock, Schema, without_password
 
 log = logging.getLogger("tracker")
@@ -153,7 +152,6 @@ class Connection:
 
     @staticmethod
     def contains(column: str, value: str) -> str:
-        """SQL that is true where the text of the column holds the value; an index knows LIKE."""
         for char in ("\\", "%", "_"):
             value = f"replace({value}, '{char}', '\\{char}')"
         return f"{column} LIKE '%' || {value} || '%'"
@@ -165,7 +163,6 @@ class Connection:
         return self.session.execute(_translated(sql), values or {}, prepare=prepare)
 
     def columns(self, table: str) -> list[str]:
-        """The columns of a table, but for what is made of others."""
         sql = """
             SELECT attname FROM pg_attribute
              WHERE attrelid = to_regclass(:table) AND attnum > 0 AND attgenerated = ''
@@ -174,20 +171,17 @@ class Connection:
         return [name for (name,) in self.execute(sql, {"table": table})]
 
     def stream(self, sql: str) -> Iterable[tuple[Any, ...]]:
-        """The rows of a query, however many."""
         with self.session.cursor(name="stream") as cursor:
             cursor.itersize = 1000
             yield from cursor.execute(_sent(sql))
 
     def load(self, table: str, columns: list[str], rows: Iterable[tuple[Any, ...]]) -> None:
-        """Add the rows to a table."""
         sql = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
         with self.session.cursor() as cursor, cursor.copy(_sent(sql)) as copy:
             for row in rows:
                 copy.write_row(row)
 
     def highest_ids(self) -> dict[str, int]:
-        """By table, the highest id that was ever used, also of what is deleted."""
         highest = {}
         for table, sequence in self._sequences():
             for (last,) in self.execute(f"SELECT last_value FROM {sequence} WHERE is_called"):
@@ -195,7 +189,6 @@ class Connection:
         return highest
 
     def use_ids_above(self, highest: dict[str, int]) -> None:
-        """Have new rows get higher ids."""
         for table, sequence in self._sequences():
             if table in highest:
                 values = {"sequence": sequence, "highest": highest[table]}
@@ -266,27 +259,25 @@ def _sent(sql: str) -> LiteralString:
     return sql  # no part of it comes from outside: see db.py
 
 
-class Database:
+class Database(engine.Database):
     """The schema `schema.name` of a PostgreSQL database, created where there is none.
 
-    `url` may name several hosts. Between its calls it has nothing open until it is first read
-    or written; a child that is forked later opens connections of its own. `clock` tells the
-    time in UTC. Raises Unavailable if it cannot be reached or written, is not in UTF-8, or is a
-    newer one; where it is `only_read`, nothing is looked at yet.
+    `url` may name several hosts. A forked child opens connections of its own. Raises
+    Unavailable if it cannot be reached or written, is not in UTF-8, or is a newer one; where it
+    is `only_read`, nothing is looked at yet.
     """
 
     remote = True
 
     def __init__(self, url: str, schema: Schema, clock: Clock, only_read: bool = False) -> None:
-        self.name = without_password(url)
-        self._url, self.schema, self._clock = url, schema, clock
+        super().__init__(without_password(url), schema, clock)
+        self._url = url
         self._lock = f"{schema.application_id}, {{}}".format
         self._to_write = _WRITE.format(self._lock(WRITES))
         self._deliverer: Connection | None = None  # the one that holds the lock
         self._ask_again = self._deliver_from = 0.0  # by the monotonic clock
         self._trouble: str | None = None  # why that is not known
         self._begin()
-        self._closed = False
         self._failing = False  # whether the last write did not succeed
         try:
             if not only_read:
@@ -299,13 +290,11 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that sees one state of the database, and changes nothing."""
         with self._transaction(_READ) as conn:
             yield conn
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that is committed at the end, or taken back on any exception."""
         try:
             with self._transaction(self._to_write) as conn:
                 yield conn
@@ -317,7 +306,6 @@ class Database:
 
     @contextmanager
     def batch(self) -> Iterator[Batch]:
-        """One transaction for many writes, so that the disk is waited for once."""
         with self.write() as conn:
             yield Batch(self, conn)
 
@@ -338,7 +326,6 @@ class Database:
 
     @contextmanager
     def keep(self) -> Iterator[Connection]:
-        """A transaction of any length while nobody writes."""
         with self.write() as conn:
             conn.command(_UNLIMITED)
             conn.session.patience = math.inf
@@ -346,7 +333,6 @@ class Database:
 
     @contextmanager
     def fill(self) -> Iterator[Connection]:
-        """The same, to load what was written before, past the triggers."""
         with self.keep() as conn:
             # They count, row by row, which is quadratic within one transaction.
             for table in self.schema.tables:
@@ -394,7 +380,6 @@ class Database:
         return True
 
     def stop_delivering(self) -> None:
-        """Let somebody else deliver."""
         conn, self._deliverer = self._deliverer, None
         if conn:
             conn.close()
@@ -402,16 +387,6 @@ class Database:
     def backup(self, target: str, progress: Callable[[int, int], None]) -> None:
         """Raise Unavailable, which says what to use."""
         raise Unavailable(f"PostgreSQL has its own: pg_dump --format=custom --file={target}.")
-
-    def close(self) -> None:
-        """Close the connections: now those that are idle, the others after their use."""
-        self._closed = True
-        self._release()
-
-    def now(self) -> str:
-        """The time of the clock, as it is written down."""
-        moment = self._clock().astimezone(UTC)
-        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[Connection]:
@@ -567,12 +542,9 @@ class Database:
         return conn
 
     def _release(self) -> None:
-        """Leave nothing open but what is in use just now."""
         if self._process != os.getpid():
             return  # what is open belongs to the parent
-        with suppress(IndexError):
-            while True:
-                self._idle.pop().close()
+        super()._release()
         if self._closed:
             self.stop_delivering()
 
@@ -604,11 +576,7 @@ class Database:
             return 0
         sql = f"SELECT coalesce(max(version), 0) FROM {self.schema.name}.schema_version"
         [version] = conn.execute(sql).fetchone()
-        if version > 1 + len(self.schema.upgrades):
-            raise Unavailable(
-                "The database was written by a newer version of the program"
-                f" (schema {version}, and this one knows {1 + len(self.schema.upgrades)})."
-            )
+        self.schema.refuse_newer(version)
         return int(version)
 
     def _create(self, conn: Connection) -> None:
@@ -621,7 +589,7 @@ class Database:
         sql = "SELECT to_regnamespace(:name) IS NULL"
         if conn.execute(sql, {"name": name}).fetchone() == (True,):
             conn.command(f"CREATE SCHEMA {name}")
-        conn.command(_OWN.format(version=1 + len(self.schema.upgrades)))
+        conn.command(_OWN.format(version=self.schema.newest))
         conn.command(self.schema.create)
         if conn.warned:
             log.warning("Warning: %s", conn.warned)

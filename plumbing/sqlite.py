@@ -19,12 +19,11 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from datetime import UTC
 from functools import partial
 from typing import Any, TypeGuard
 from urllib.parse import quote
 
-from . import Unavailable
+from . import Unavailable, engine
 from .engine import Clock, Schema
 
 BUSY_SECONDS = 4.0  # how long a transaction waits for its turn
@@ -33,10 +32,10 @@ RESTART_SECONDS = 1.0  # how long that may hold up those who write
 
 
 class Connection(sqlite3.Connection):
-    """A connection in a transaction, with the one time that counts in it."""
+    """An engine.Connection."""
 
-    now: str  # RFC 3339 in UTC with milliseconds
-    plans = False  # whether it weighs all ways by statistics, so that none is to be prescribed
+    now: str
+    plans = False
     patience = BUSY_SECONDS  # how long it waits for others
 
     def wait_for_others(self, seconds: float) -> None:
@@ -47,24 +46,19 @@ class Connection(sqlite3.Connection):
 
     @staticmethod
     def contains(column: str, value: str) -> str:
-        """SQL that is true where the text of the column holds the value."""
         return f"instr({column}, {value}) > 0"
 
     def columns(self, table: str) -> list[str]:
-        """The columns of a table, but for what is made of others."""
         return [name for (_, name, *_) in self.execute(f"PRAGMA table_info({table})")]
 
     def stream(self, sql: str) -> Iterable[tuple[Any, ...]]:
-        """The rows of a query, however many."""
         return self.execute(sql)
 
     def load(self, table: str, columns: list[str], rows: Iterable[tuple[Any, ...]]) -> None:
-        """Add the rows to a table."""
         places = ", ".join("?" * len(columns))
         self.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})", rows)
 
     def highest_ids(self) -> dict[str, int]:
-        """By table, the highest id that was ever used, also of what is deleted."""
         kept = dict(self.execute("SELECT name, seq FROM sqlite_sequence"))
         query = "SELECT name FROM sqlite_schema WHERE type = 'table'"
         for (table,) in self.execute(query).fetchall():
@@ -73,7 +67,7 @@ class Connection(sqlite3.Connection):
         return {table: highest for table, highest in kept.items() if highest}
 
     def use_ids_above(self, highest: dict[str, int]) -> None:
-        """Have new rows get higher ids, where rows can be deleted; the others are all there."""
+        # Only where rows can be deleted; the others are all there.
         query = "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql LIKE '%AUTOINCREMENT%'"
         for (table,) in self.execute(query).fetchall():
             values = {"table": table, "highest": highest.get(table, 0)}
@@ -81,18 +75,17 @@ class Connection(sqlite3.Connection):
             self.execute("INSERT INTO sqlite_sequence VALUES (:table, :highest)", values)
 
 
-class Database:
+class Database(engine.Database):
     """A database of the given schema in the file at `path`, created where there is none.
 
-    Between its calls it has nothing open until it is first read or written, so that a
-    process may fork before that; a child forked later is refused. `clock` tells the time in
-    UTC. `progress` is told what is done when an older database is brought forward. Where it is
-    `only_read`, for a backup, nothing is created or changed, and an older schema is as good.
-    Raises Unavailable if the file cannot be opened or written, is damaged, another program's or
-    a newer one.
+    A child that is forked when something is open is refused. `progress` is told what is done
+    when an older database is brought forward. Where it is `only_read`, for a backup, nothing is
+    created or changed, and an older schema is as good. Raises Unavailable if the file cannot be
+    opened or written, is damaged, another program's or a newer one.
     """
 
     remote = False
+    _idle: list[Connection]
 
     def __init__(
         self,
@@ -104,15 +97,12 @@ class Database:
     ) -> None:
         if sqlite3.sqlite_version_info < (3, 37):
             raise Unavailable(f"SQLite 3.37 or newer is needed, this is {sqlite3.sqlite_version}.")
-        self.name = os.fspath(path)
+        super().__init__(os.fspath(path), schema, clock)
         self.path = os.path.realpath(path)  # by whatever link it is opened: the same locks
-        self.schema, self._clock = schema, clock
         self.queue: deque[Callable[[], Write.Place | None]] = deque()  # of those who write
         self.queue_lock = threading.Lock()
         self.lock_file = LockFile(self.path)
-        self._idle: list[Connection] = []
         self.process: int | None = None  # the one that has something open
-        self._closed = False
         self.wal_limit = WAL_BYTES
         self.failing = False  # whether the last write did not succeed
         self._only_read = only_read
@@ -129,7 +119,6 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that sees one state of the database, and changes nothing."""
         conn = self.lend()
         try:
             conn.wait_for_others(BUSY_SECONDS)
@@ -144,20 +133,16 @@ class Database:
         self.take_back(conn)
 
     def write(self) -> Write:
-        """A transaction that is committed at the end, or taken back on any exception."""
         return Write(self)
 
     def batch(self) -> Batch:
-        """One transaction for many writes, so that the disk is waited for once."""
         return Batch(self)
 
     def keep(self) -> Write:
-        """A transaction while nobody writes."""
         return Write(self)
 
     @contextmanager
     def fill(self) -> Iterator[Connection]:
-        """The same, to load what was written before, past the triggers."""
         with self.write() as conn:
             query = "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'"
             triggers = conn.execute(query).fetchall()
@@ -199,16 +184,6 @@ class Database:
         if self.process != os.getpid():
             return
         self.lock_file.unlock[DELIVERS]()
-
-    def close(self) -> None:
-        """Close the connections: now those that are idle, the others after their use."""
-        self._closed = True
-        self._release()
-
-    def now(self) -> str:
-        """The time of the clock, as it is written down."""
-        moment = self._clock().astimezone(UTC)
-        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
     # ------------------------------------------------------------ connections
 
@@ -275,12 +250,9 @@ class Database:
         return conn
 
     def _release(self) -> None:
-        """Leave nothing open but what is in use just now."""
         if self.process not in (None, os.getpid()):
             return  # what is open belongs to the parent
-        with suppress(IndexError):
-            while True:
-                self._idle.pop().close()
+        super()._release()
         if any(place() for place in list(self.queue)):
             return  # somebody writes, who comes here again
         self.lock_file.close()
@@ -302,9 +274,9 @@ class Database:
             raise Unavailable("The database is read-only for this user.")
         conn = self.lend()
         try:
-            if self._version(conn) < self._newest:
+            if self._version(conn) < self.schema.newest:
                 with Turn(self):
-                    if (version := self._version(conn)) < self._newest:
+                    if (version := self._version(conn)) < self.schema.newest:
                         self._bring_forward(conn, version, progress)
             self._check(conn)
         except (sqlite3.Error, UnicodeDecodeError) as error:
@@ -329,10 +301,6 @@ class Database:
                 os.fchown(fd, folder.st_uid, folder.st_gid)
                 os.close(fd)
 
-    @property
-    def _newest(self) -> int:
-        return 1 + len(self.schema.upgrades)
-
     def _version(self, conn: Connection) -> int:
         """The version of the schema in the file; 0 for an empty one, or without a WAL."""
         # In this order, as somebody else may be about to set it up.
@@ -341,13 +309,9 @@ class Database:
         (version,) = conn.execute("PRAGMA user_version").fetchone()
         if filled and application != self.schema.application_id:
             raise Unavailable("The file is the database of another program.")
-        if version > self._newest:
-            raise Unavailable(
-                "The database was written by a newer version of the program"
-                f" (schema {version}, and this one knows {self._newest})."
-            )
+        self.schema.refuse_newer(version)
         (journal,) = conn.execute("PRAGMA journal_mode").fetchone()
-        return int(version) if journal == "wal" or version < self._newest else 0
+        return int(version) if journal == "wal" or version < self.schema.newest else 0
 
     def _bring_forward(
         self, conn: Connection, version: int, progress: Callable[[str], None]
@@ -367,7 +331,7 @@ class Database:
         def tell() -> int:
             if version and (seconds := time.monotonic() - began) > 1:
                 step = f"step {done} of {len(statements)}, {seconds:.0f} s"
-                progress(f"Bringing {self.name} forward to schema {self._newest}: {step}")
+                progress(f"Bringing {self.name} forward to schema {self.schema.newest}: {step}")
             return 0
 
         conn.set_progress_handler(tell, 20_000_000)  # a few times a second
@@ -377,10 +341,10 @@ class Database:
                 conn.execute(statement)
                 done += 1
             conn.execute(f"PRAGMA application_id = {self.schema.application_id}")
-            conn.execute(f"PRAGMA user_version = {self._newest}")
+            conn.execute(f"PRAGMA user_version = {self.schema.newest}")
             conn.execute("COMMIT")
             if version and time.monotonic() > began + 1:
-                progress(f"Brought {self.name} forward to schema {self._newest}.\n")
+                progress(f"Brought {self.name} forward to schema {self.schema.newest}.\n")
         except sqlite3.IntegrityError as error:
             raise Unavailable(f"The database cannot be brought forward ({error}).") from error
 
