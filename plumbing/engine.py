@@ -125,6 +125,7 @@ class Database(Protocol):
     _clock: Clock
     _idle: list[Any]  # the connections that nobody uses just now
     _closed: bool = False
+    failing: bool = False  # whether the last write did not succeed
 
     def __init__(self, name: str, schema: Schema, clock: Clock) -> None:
         self.name, self.schema, self._clock, self._idle = name, schema, clock, []

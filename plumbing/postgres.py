@@ -12,9 +12,10 @@ import re
 import select
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, LiteralString, TypeVar
 
 import psycopg
@@ -105,14 +106,24 @@ _Context.adapters.register_dumper(int, Int8Dumper)  # so that each statement is 
 T = TypeVar("T")
 
 
-class _Session(psycopg.Connection[tuple[Any, ...]]):
-    """A session that takes a server for lost which says nothing for `patience` seconds.
+class Connection(psycopg.Connection[tuple[Any, ...]]):
+    """An engine.Connection, which takes a server for lost that is silent for `patience` seconds.
 
     One that is suspended, or whose disk or standby hangs, keeps no limit that it was given.
     """
 
+    now: str
+    plans = True
     patience = math.inf
-    silent = False  # whether it did so
+    silent = False  # whether it was
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.process = os.getpid()
+        self.token = os.urandom(16).hex()
+        self.commits = 0
+        self.warnings = deque[str | None](maxlen=1)  # the last one of the server
+        self.add_notice_handler(partial(_note, self.warnings))
 
     def wait(self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
         """Have psycopg wait for what `gen` waits for."""
@@ -133,34 +144,19 @@ class _Session(psycopg.Connection[tuple[Any, ...]]):
             result: T = end.value
             return result
 
-
-class Connection:
-    """A connection in a transaction, with the one time that counts in it."""
-
-    now: str  # RFC 3339 in UTC with milliseconds
-    IntegrityError = psycopg.IntegrityError
-    plans = True
-
-    def __init__(self, session: _Session) -> None:
-        self.session = session
-        self.process = os.getpid()
-        self.token = os.urandom(16).hex()
-        self.commits = 0
-        self.warned: str | None = None
-        me = weakref.ref(self)
-        session.add_notice_handler(lambda notice: _note(me(), notice))
-
     @staticmethod
     def contains(column: str, value: str) -> str:
         for char in ("\\", "%", "_"):
             value = f"replace({value}, '{char}', '\\{char}')"
         return f"{column} LIKE '%' || {value} || '%'"
 
-    def execute(self, sql: str, values: Mapping[str, Any] | None = None, /) -> Any:
+    def execute(  # type: ignore[override]
+        self, sql: str, values: Mapping[str, Any] | None = None, /
+    ) -> Any:
         """Execute a statement with :name parameters."""
         # What a search costs depends on the text, so it is planned anew each time.
         prepare = False if "LIKE" in sql else None
-        return self.session.execute(_translated(sql), values or {}, prepare=prepare)
+        return super().execute(_translated(sql), values or {}, prepare=prepare)
 
     def columns(self, table: str) -> list[str]:
         sql = """
@@ -171,13 +167,13 @@ class Connection:
         return [name for (name,) in self.execute(sql, {"table": table})]
 
     def stream(self, sql: str) -> Iterable[tuple[Any, ...]]:
-        with self.session.cursor(name="stream") as cursor:
+        with self.cursor(name="stream") as cursor:
             cursor.itersize = 1000
             yield from cursor.execute(_sent(sql))
 
     def load(self, table: str, columns: list[str], rows: Iterable[tuple[Any, ...]]) -> None:
         sql = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
-        with self.session.cursor() as cursor, cursor.copy(_sent(sql)) as copy:
+        with self.cursor() as cursor, cursor.copy(_sent(sql)) as copy:
             for row in rows:
                 copy.write_row(row)
 
@@ -205,49 +201,43 @@ class Connection:
 
     def command(self, sql: str) -> str:
         """Execute what has no parameters, several statements in one way there and back."""
-        self.session.pgconn.send_query(sql.encode())
-        result = self.session.wait(generators.execute(self.session.pgconn))[-1]
+        self.pgconn.send_query(sql.encode())
+        result = self.wait(generators.execute(self.pgconn))[-1]
         if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
             raise errors.error_from_result(result, encoding="utf-8")
         return (result.command_status or b"").decode()
 
-    @property
-    def lost(self) -> bool:
-        """Whether the server is known to be gone."""
-        return self.session.pgconn.status != pq.ConnStatus.OK
-
     def roll_back(self) -> None:
         """End the transaction, and leave the answer for resume(), as nobody needs it."""
-        self.session.pgconn.send_query(b"ROLLBACK")
+        self.pgconn.send_query(b"ROLLBACK")
 
     def resume(self) -> None:
         """Have it ready for a transaction, after it was idle. Raises OperationalError."""
-        self.session.patience = ANSWER_SECONDS  # it may have had no limit
-        pgconn = self.session.pgconn
-        if pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
-            self.session.wait(generators.fetch_many(pgconn))
+        self.patience = ANSWER_SECONDS  # it may have had no limit
+        if self.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
+            self.wait(generators.fetch_many(self.pgconn))
         poll = select.poll()
-        poll.register(pgconn.socket, select.POLLIN)
+        poll.register(self.pgconn.socket, select.POLLIN)
         if poll.poll(0):  # all that a server says by itself is that it ends
-            pgconn.finish()
+            self.pgconn.finish()
             raise psycopg.OperationalError("the session was ended")
 
     def close(self) -> None:
         """End the session; in a child of a fork only its descriptor, as it is the parent's."""
         if self.process == os.getpid():
-            self.session.pgconn.finish()
-        elif not self.lost:
+            self.pgconn.finish()
+        elif not self.closed:
             with suppress(OSError):
-                os.close(self.session.pgconn.socket)
+                os.close(self.pgconn.socket)
 
-    def __del__(self) -> None:
+    def __del__(self) -> None:  # type: ignore[override]
         if self.process == os.getpid():
-            self.session.pgconn.finish()
+            self.pgconn.finish()
 
 
-def _note(conn: Connection | None, notice: psycopg.errors.Diagnostic) -> None:
-    if conn and notice.severity_nonlocalized == "WARNING":
-        conn.warned = notice.message_primary
+def _note(warnings: deque[str | None], notice: errors.Diagnostic) -> None:
+    if notice.severity_nonlocalized == "WARNING":
+        warnings.append(notice.message_primary)
 
 
 @lru_cache(1000)
@@ -278,7 +268,6 @@ class Database(engine.Database):
         self._ask_again = self._deliver_from = 0.0  # by the monotonic clock
         self._trouble: str | None = None  # why that is not known
         self._begin()
-        self._failing = False  # whether the last write did not succeed
         try:
             if not only_read:
                 self._set_up()
@@ -299,9 +288,9 @@ class Database(engine.Database):
             with self._transaction(self._to_write) as conn:
                 yield conn
                 self._commit(conn)
-                self._failing = False
+                self.failing = False
         except Unavailable:
-            self._failing = True
+            self.failing = True
             raise
 
     @contextmanager
@@ -320,15 +309,15 @@ class Database(engine.Database):
                 INSERT INTO commits VALUES ('{os.urandom(16).hex()}', 0, now());
                 SELECT 1 WHERE pg_try_advisory_xact_lock({self._lock(WRITES)})""")
             if free == "SELECT 1":
-                self._failing = False
-            elif self._failing:
+                self.failing = False
+            elif self.failing:
                 raise Unavailable("The database is locked by another writer.", busy=True)
 
     @contextmanager
     def keep(self) -> Iterator[Connection]:
         with self.write() as conn:
             conn.command(_UNLIMITED)
-            conn.session.patience = math.inf
+            conn.patience = math.inf
             yield conn
 
     @contextmanager
@@ -414,7 +403,8 @@ class Database(engine.Database):
         3. A warning at commit says that the standby was not waited for. That is not known to
            last, either.
         """
-        conn.commits, conn.warned = conn.commits + 1, None
+        conn.commits += 1
+        conn.warnings.clear()
         try:
             done = conn.command(f"""
                 INSERT INTO commits
@@ -424,7 +414,7 @@ class Database(engine.Database):
                 {self._to_tidy if conn.commits == 1 else ""}
                 COMMIT""")
         except psycopg.Error as error:
-            if not conn.lost:
+            if not conn.closed:
                 raise
             conn.close()  # the server sees it, and ends the old transaction
             committed = self._has_committed(conn)
@@ -435,8 +425,8 @@ class Database(engine.Database):
         else:
             if done != "COMMIT":
                 raise Unavailable("The database has taken the transaction back.")
-            if conn.warned:
-                raise Unknown(f"The database warns: {conn.warned}.")
+            if conn.warnings:
+                raise Unknown(f"The database warns: {conn.warnings[-1]}.")
 
     _to_tidy = "DELETE FROM commits WHERE at < now() - interval '1 day';"
 
@@ -446,13 +436,13 @@ class Database(engine.Database):
         while time.monotonic() < until:
             with suppress(psycopg.Error):
                 other = self._connect()
-                other.session.patience = LOST_SECONDS
+                other.patience = LOST_SECONDS
                 other.command(self._to_write)
                 values = {"token": conn.token, "number": conn.commits}
                 found = other.execute(look, values).rowcount
                 other.command("COMMIT")
                 other.close()
-                if not other.warned:
+                if not other.warnings:
                     return bool(found)
             time.sleep(0.1)
         return None
@@ -488,23 +478,23 @@ class Database(engine.Database):
                 conn.command(begin)
                 return conn
             except psycopg.Error:
-                others = used and conn.lost and not conn.session.silent
+                others = used and conn.closed and not conn.silent
                 self._take_back(conn)
                 if not others:
                     raise
 
     def _take_back(self, conn: Connection) -> None:
         """End what the connection is in, and keep it if it is sound."""
-        status, kinds = conn.session.pgconn.transaction_status, pq.TransactionStatus
+        status, kinds = conn.pgconn.transaction_status, pq.TransactionStatus
         with suppress(psycopg.Error):
             if status in (kinds.INTRANS, kinds.INERROR):
                 conn.roll_back()
                 status = kinds.IDLE
-        if status == kinds.IDLE and not conn.lost:
+        if status == kinds.IDLE and not conn.closed:
             self._idle.append(conn)
         else:
             conn.close()
-        if self._closed or conn.session.silent:  # then the others are not to be waited for, either
+        if self._closed or conn.silent:  # then the others are not to be waited for, either
             self._release()
 
     def _connect(self) -> Connection:
@@ -520,7 +510,7 @@ class Database(engine.Database):
             ) from None
         mine = {"fallback_application_name": f"tracker {os.getpid()}"}
         try:
-            session = _Session.connect(
+            conn = Connection.connect(
                 **{**_DEFAULTS, **mine, **given, "client_encoding": "UTF8"},
                 autocommit=True,
                 context=_Context(),
@@ -528,17 +518,14 @@ class Database(engine.Database):
         except psycopg.OperationalError as error:
             self._down_until, self._down = time.monotonic() + DOWN_SECONDS, str(error)
             raise
-        session.patience = ANSWER_SECONDS
-        conn = Connection(session)
+        conn.patience = ANSWER_SECONDS
         self._all.add(conn)
-        if session.info.server_version < 130000:
-            raise Unavailable(
-                f"PostgreSQL 13 or newer is needed, this is {session.info.server_version // 10000}."
-            )
-        if session.info.parameter_status("server_encoding") != "UTF8":
+        if (version := conn.info.server_version // 10000) < 13:
+            raise Unavailable(f"PostgreSQL 13 or newer is needed, this is {version}.")
+        if conn.info.parameter_status("server_encoding") != "UTF8":
             raise Unavailable("The database must have the encoding UTF8.")
         conn.command(f"{_SETTINGS}; SET search_path = {self.schema.name}")
-        conn.warned = None
+        conn.warnings.clear()
         return conn
 
     def _release(self) -> None:
@@ -591,8 +578,8 @@ class Database(engine.Database):
             conn.command(f"CREATE SCHEMA {name}")
         conn.command(_OWN.format(version=self.schema.newest))
         conn.command(self.schema.create)
-        if conn.warned:
-            log.warning("Warning: %s", conn.warned)
+        if conn.warnings:
+            log.warning("Warning: %s", conn.warnings[-1])
 
     def _check(self, conn: Connection) -> None:
         """See that tables and rules are there; others may be added."""

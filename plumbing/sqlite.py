@@ -104,7 +104,6 @@ class Database(engine.Database):
         self.lock_file = LockFile(self.path)
         self.process: int | None = None  # the one that has something open
         self.wal_limit = WAL_BYTES
-        self.failing = False  # whether the last write did not succeed
         self._only_read = only_read
         try:
             if only_read:
