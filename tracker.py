@@ -75,7 +75,7 @@ def read_fields(data: Fields, rules: dict[str, Rule], *ignored: str) -> Fields:
     """The clean fields of a body that must have all of them. Raises Problem."""
     fields, errors = web.validate(data, rules, ignored, REQUIRED)
     if errors:
-        raise web.bad_fields(errors)
+        raise web.not_valid(errors)
     return fields
 
 
@@ -93,7 +93,7 @@ def read_ticket(
         if ("user", user_id) in unknown:
             errors.append(web.error_at("assignees", f"there is no user {user_id}", f"/{place}"))
     if errors:
-        raise web.bad_fields(errors)
+        raise web.not_valid(errors)
     return fields
 
 
@@ -106,7 +106,7 @@ ROUTES = route = web.Routes()
 def list_users(call: Call) -> Answer:
     email = call.query.get("email")
     page = db.list_by_id(call.conn, "user", call.start("users"), call.limit, email)
-    return call.page(page.document, "users", page.next)
+    return call.page("users", *page)
 
 
 @route("POST", "/users", takes=web.JSON)
@@ -138,7 +138,7 @@ def delete_user(call: Call, user_id: int) -> Answer:
 @route("GET", "/projects", web.PAGE)
 def list_projects(call: Call) -> Answer:
     page = db.list_by_id(call.conn, "project", call.start("projects"), call.limit)
-    return call.page(page.document, "projects", page.next)
+    return call.page("projects", *page)
 
 
 @route("POST", "/projects", takes=web.JSON)
@@ -182,7 +182,7 @@ def list_tickets(call: Call) -> Answer:
         start=call.start(order),
         limit=call.limit,
     )
-    return call.page(page.document, order, page.next)
+    return call.page(order, *page)
 
 
 @route("POST", "/tickets", takes=web.JSON)
@@ -257,14 +257,14 @@ def tell(call: Call, change: db.Change | None) -> None:
 def list_history(call: Call, ticket_id: int) -> Answer:
     order = f"history-{ticket_id}"
     page = db.list_history(call.conn, ticket_id, call.start(order), call.limit)
-    return call.page(page.document, order, page.next)
+    return call.page(order, *page)
 
 
 @route("GET", "/emails", EMAILS)
 def list_emails(call: Call) -> Answer:
     state, ticket_id = call.query.get("state"), call.query.get("ticket_id")
     page = db.list_emails(call.conn, state, ticket_id, call.start("emails"), call.limit)
-    return call.page(page.document, "emails", page.next)
+    return call.page("emails", *page)
 
 
 @route("GET", "/emails/<email_id:id>")
@@ -335,13 +335,13 @@ class Tracker(web.Application):
     def __init__(
         self, given: Settings, clock: engines.Clock = engines.utc_now, output: TextIO | None = None
     ) -> None:
-        whom, hosts = given["sender"], given["allowed_hosts"]
         self.url = given["url"]  # where people find it
-        self.user_key = given["user_header"]
+        # All settings are looked at before the database is created.
+        whom, hosts, user_key = given["sender"], given["allowed_hosts"], given["user_header"]
         post = given["smtp"] or message.Console(output or sys.stdout)
-        self.database = db.open_database(given["database"], clock, terminal.show_progress)
-        self.mailer = mailer.Mailer(self.database, post, whom)
-        super().__init__(ROUTES, self.database, problem_of, hosts)
+        database = db.open_database(given["database"], clock, terminal.show_progress)
+        super().__init__(ROUTES, database, problem_of, hosts, user_key)
+        self.mailer = mailer.Mailer(database, post, whom)
 
     def start(self) -> None:
         """Begin to deliver mail, if that has not begun; each request does so, too."""

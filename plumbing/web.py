@@ -20,12 +20,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode
 
 import bottle
 
 from . import Unavailable, idempotency
+from .engine import Database
 from .text import fault_of_line, fault_of_text, is_address
 
 access = logging.getLogger("tracker.access")
@@ -155,7 +156,7 @@ class Call:
             return answer
         return Answer(200, answer.headers | html_headers(document), document)
 
-    def page(self, document: bytes, order: str, next: tuple[str, int] | None) -> Answer:
+    def page(self, order: str, document: bytes, next: tuple[str, int] | None) -> Answer:
         """A part of a list in this order; `next` is where there is more: see start()."""
         headers = {"Content-Type": "application/json"}
         if next:
@@ -167,7 +168,7 @@ class Call:
         """The place and id at which the page starts. Raises Problem for another order's."""
         after: Cursor | None = self.query.get("after")
         if after and after.order != order:
-            raise bad_query([{"parameter": "after", "detail": "is from a list in another order"}])
+            raise not_valid([{"parameter": "after", "detail": "is from a list in another order"}])
         return (after.place, after.id) if after else None
 
     @property
@@ -384,16 +385,11 @@ def error_at(name: str, detail: str, inside: str = "") -> dict[str, str]:
     return {"pointer": f"#/{quote(name, '~', errors='replace')}{inside}", "detail": detail}
 
 
-def bad_fields(errors: list[dict[str, str]]) -> Problem:
-    """The problem of a body with these faults."""
-    count = "1 field is" if len(errors) == 1 else f"{len(errors)} fields are"
-    return Problem(422, f"{count} not valid.", errors)
-
-
-def bad_query(errors: list[dict[str, str]]) -> Problem:
-    """The problem of a query with these faults."""
-    count = "1 parameter is" if len(errors) == 1 else f"{len(errors)} parameters are"
-    return Problem(400, f"{count} not valid.", errors)
+def not_valid(errors: list[dict[str, str]]) -> Problem:
+    """The problem of a body, or of a query, with these faults."""
+    what, status = ("field", 422) if "pointer" in errors[0] else ("parameter", 400)
+    count = f"1 {what} is" if len(errors) == 1 else f"{len(errors)} {what}s are"
+    return Problem(status, f"{count} not valid.", errors)
 
 
 # ---------------------------------------------------------------- reading a request
@@ -539,31 +535,19 @@ def read_query(
             case _:
                 fault("may be given only once")
     if errors:
-        raise bad_query(errors)
+        raise not_valid(errors)
     return clean, [pair for pair in pairs if pair[0] != "after"]
 
 
 # ---------------------------------------------------------------- the application
 
 
-class Writer(Protocol):
-    """What begins transactions that write: an engine, each by itself, or a batch of it."""
-
-    def write(self) -> AbstractContextManager[Any]: ...
-
-
-class Engine(Writer, Protocol):
-    """The transactions that an application needs; see plumbing."""
-
-    def read(self) -> AbstractContextManager[Any]: ...
-    def batch(self) -> AbstractContextManager[Writer]: ...
-
-
 class Application:
     """Routes over a database, as a WSGI application.
 
     What protects it stands here around the routes, so that no way of mounting loses it.
-    `problem_of` is the one map from what went wrong to what the client is told.
+    `problem_of` is the one map from what went wrong to what the client is told; `user_key` is
+    the WSGI variable in which a proxy says who it is.
     """
 
     how_to_allow = ""  # the words for whoever asks for a host that is not allowed
@@ -572,12 +556,14 @@ class Application:
     def __init__(
         self,
         routes: Sequence[Route],
-        database: Engine,
+        database: Database,
         problem_of: Callable[[Exception], Problem],
         allowed_hosts: Iterable[str],
+        user_key: str,
     ) -> None:
         self.allowed_hosts = {host.lower() for host in allowed_hosts}
-        self._engine, self._problem_of = database, problem_of
+        self.user_key = user_key
+        self.database, self._problem_of = database, problem_of
         self._router = bottle.Router()
         # Bottle's own <id:int> matches -5, 007, the digits of other scripts, and "1\n".
         self._router.add_filter("id", lambda _: (ID, int, str))
@@ -588,7 +574,12 @@ class Application:
         """Called at each request; a service begins here what it does beside answering."""
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
-        return send(self.answer(environ), environ, start_response)
+        answer = self.answer(environ)
+        headers = list(answer.headers.items())
+        if answer.status not in (204, 304):
+            headers.append(("Content-Length", str(len(answer.body))))
+        start_response(f"{answer.status} {title_of(answer.status)}", headers)
+        return [] if environ["REQUEST_METHOD"] == "HEAD" or not answer.body else [answer.body]
 
     def answer(self, environ: Environ) -> Answer:
         """The answer to a request by itself."""
@@ -614,11 +605,11 @@ class Application:
         calls: list[Call] = []
         broken = False
         try:
-            with self._engine.batch() as batch:
+            with self.database.batch() as batch:
                 for environ in environs:
                     calls.append(call := self._receive(environ))
                     try:
-                        self._handle(call, batch)
+                        self._handle(call, batch.write)
                     except Unavailable:
                         broken = True
                         raise
@@ -626,10 +617,12 @@ class Application:
             if not calls:  # whoever else waits would wait as long, and in vain
                 calls += map(self._receive, environs)
             for call in calls:
-                if broken and (call.conn or not call.answered):
-                    call.answered = call.after_commit = None  # type: ignore[assignment]
+                if call.answered and not call.conn:
+                    continue  # it was refused as it was read
+                call.answered = call.after_commit = None  # type: ignore[assignment]
+                if broken:
                     self._answer_alone(call)
-                elif call.conn or not call.answered:
+                else:
                     call.answered = self._problem_of(error).answer
         else:
             self._after_commit(calls)
@@ -672,13 +665,16 @@ class Application:
                 ) from None
         raise Problem(404, f"There is nothing at this path. {self.what_there_is}".strip())
 
-    def _handle(self, call: Call, writer: Writer) -> None:
-        """Have the request answered in a transaction. Raises Unavailable, and nothing else."""
+    def _handle(self, call: Call, write: Callable[[], AbstractContextManager[Any]]) -> None:
+        """Have the request answered in a transaction. Raises Unavailable, and nothing else.
+
+        `write` begins one that writes: by itself, or a part of a batch.
+        """
         if call.answered:
             return
         reading = call.route.method == "GET"
         try:
-            with self._engine.read() if reading else writer.write() as call.conn:
+            with self.database.read() if reading else write() as call.conn:
                 call.answered = self._answer_once(call, call.key) if call.key else call.act()
         except Unavailable:
             raise
@@ -702,7 +698,7 @@ class Application:
 
     def _answer_alone(self, call: Call) -> None:
         try:
-            self._handle(call, self._engine)
+            self._handle(call, self.database.write)
         except Unavailable as error:
             call.answered = self._problem_of(error).answer
         else:
@@ -723,12 +719,3 @@ class Application:
                 call.answered.status,
                 took,
             )
-
-
-def send(answer: Answer, environ: Environ, start_response: Any) -> list[bytes]:
-    """Give an answer to a WSGI server."""
-    headers = list(answer.headers.items())
-    if answer.status not in (204, 304):
-        headers.append(("Content-Length", str(len(answer.body))))
-    start_response(f"{answer.status} {title_of(answer.status)}", headers)
-    return [] if environ["REQUEST_METHOD"] == "HEAD" or not answer.body else [answer.body]
