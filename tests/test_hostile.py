@@ -28,7 +28,7 @@ from waitress.adjustments import Adjustments
 
 import db
 import tracker
-from plumbing import web
+from plumbing import rule
 from plumbing.engine import is_url
 from plumbing.server import Parser
 from plumbing.text import fold
@@ -693,7 +693,7 @@ NO_TEXTS = ["%00", "a%00b", "a%1Bb", "%C2%85x%C2%9B", "x" * 10_001, "%" * 50_000
 
 def cursor(order, id, touched_at=""):
     """A cursor as the tracker writes them; what is hostile is in its place or its parts."""
-    return web.write_cursor(order, touched_at, id)
+    return rule.write_cursor(order, touched_at, id)
 
 
 FORGED = [
@@ -1443,7 +1443,7 @@ def test_whatever_address_is_accepted_gets_the_mail_as_that_one_recipient(make_a
     @given(ADDRESSES)
     def offer(address):
         told = []
-        clean = web.email(address, told.append)
+        clean = rule.email(address, told.append)
         if not told:
             accepted[clean.lower()] = clean
 
