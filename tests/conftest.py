@@ -30,6 +30,8 @@ import db
 import tracker
 from plumbing.engine import is_url
 
+pytest_plugins = ["hostile"]  # its fixtures
+
 ROOT = Path(tracker.__file__).parent
 HERE = {k: v for k, v in os.environ.items() if not k.startswith("TRACKER_")}
 
