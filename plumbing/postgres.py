@@ -9,7 +9,6 @@ import logging
 import math
 import os
 import re
-import select
 import time
 import weakref
 from collections import deque
@@ -216,11 +215,6 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         self.patience = ANSWER_SECONDS  # it may have had no limit
         if self.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
             self.wait(generators.fetch_many(self.pgconn))
-        poll = select.poll()
-        poll.register(self.pgconn.socket, select.POLLIN)
-        if poll.poll(0):  # all that a server says by itself is that it ends
-            self.pgconn.finish()
-            raise psycopg.OperationalError("the session was ended")
 
     def close(self) -> None:
         """End the session; in a child of a fork only its descriptor, as it is the parent's."""
