@@ -106,10 +106,10 @@ class Connection(Protocol):
         """Add the rows to a table."""
 
     def highest_ids(self) -> dict[str, int]:
-        """By table, the highest id that was ever used, also of what is deleted."""
+        """The highest id that was ever used, by table, at least where rows can be deleted."""
 
     def use_ids_above(self, highest: dict[str, int]) -> None:
-        """Have new rows get higher ids."""
+        """Have new rows get higher ids than these, and than those that are there."""
 
 
 class Database(Protocol):

@@ -185,9 +185,11 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     def use_ids_above(self, highest: dict[str, int]) -> None:
         for table, sequence in self._sequences():
-            if table in highest:
-                values = {"sequence": sequence, "highest": highest[table]}
-                self.execute("SELECT setval(:sequence, :highest)", values)
+            sql = f"""
+                SELECT setval(:sequence, highest)
+                  FROM (SELECT greatest(:highest, max(id)) AS highest FROM {table}) AS found
+                 WHERE highest > 0"""
+            self.execute(sql, {"sequence": sequence, "highest": highest.get(table, 0)})
 
     def _sequences(self) -> list[tuple[str, str]]:
         found: list[tuple[str, str]] = self.execute("""
@@ -253,7 +255,7 @@ class Database(engine.Database):
 
     remote = True
 
-    def __init__(self, url: str, schema: Schema, clock: Clock, only_read: bool = False) -> None:
+    def __init__(self, url: str, schema: Schema, clock: Clock, only_read: bool) -> None:
         super().__init__(without_password(url), schema, clock)
         self._url = url
         self._lock = f"{schema.application_id}, {{}}".format

@@ -59,15 +59,9 @@ class Connection(sqlite3.Connection):
         self.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})", rows)
 
     def highest_ids(self) -> dict[str, int]:
-        kept = dict(self.execute("SELECT name, seq FROM sqlite_sequence"))
-        query = "SELECT name FROM sqlite_schema WHERE type = 'table'"
-        for (table,) in self.execute(query).fetchall():
-            if table not in kept and "id" in self.columns(table):
-                [kept[table]] = self.execute(f"SELECT max(id) FROM {table}").fetchone()
-        return {table: highest for table, highest in kept.items() if highest}
+        return dict(self.execute("SELECT name, seq FROM sqlite_sequence"))
 
     def use_ids_above(self, highest: dict[str, int]) -> None:
-        # Only where rows can be deleted; the others are all there.
         query = "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql LIKE '%AUTOINCREMENT%'"
         for (table,) in self.execute(query).fetchall():
             values = {"table": table, "highest": highest.get(table, 0)}
@@ -92,8 +86,8 @@ class Database(engine.Database):
         path: str | os.PathLike[str],
         schema: Schema,
         clock: Clock,
-        progress: Callable[[str], None] = lambda text: None,
-        only_read: bool = False,
+        progress: Callable[[str], None],
+        only_read: bool,
     ) -> None:
         if sqlite3.sqlite_version_info < (3, 37):
             raise Unavailable(f"SQLite 3.37 or newer is needed, this is {sqlite3.sqlite_version}.")
@@ -174,8 +168,7 @@ class Database(engine.Database):
 
         One at a time among all processes, until stop_delivering(), close() or death.
         """
-        self.refuse_children()
-        self.process = os.getpid()
+        self.claim()
         return self.lock_file.acquire(DELIVERS)
 
     def stop_delivering(self) -> None:
@@ -188,7 +181,7 @@ class Database(engine.Database):
 
     def lend(self) -> Connection:
         """A connection for the use of this thread, until take_back(). Raises Unavailable."""
-        self.refuse_children()
+        self.claim()
         try:
             return self._idle.pop()
         except IndexError:
@@ -219,8 +212,8 @@ class Database(engine.Database):
         if self._closed:
             self._release()
 
-    def refuse_children(self) -> None:
-        """Raise Unavailable in a process that was forked from one that had this open."""
+    def claim(self) -> None:
+        """Have what is opened be of this process. Raises Unavailable in a child of one that has."""
         # Neither a connection nor SQLite's own book of locks may cross a fork: a child that
         # opened anew would commit without a real lock, and writes would be lost.
         if self.process not in (None, os.getpid()):
@@ -228,9 +221,9 @@ class Database(engine.Database):
                 "This process was forked from one that had the database open, which SQLite"
                 " forbids. Fork before the first request, or create the application after it."
             )
+        self.process = os.getpid()
 
     def _connect(self) -> Connection:
-        self.process = os.getpid()
         conn: Connection = sqlite3.connect(
             f"file://{quote(os.fsencode(self.path))}?mode={'rw' if self._only_read else 'rwc'}",
             uri=True,
@@ -472,8 +465,7 @@ class Turn:
     def __enter__(self) -> Any:
         database, deadline = self._database, time.monotonic() + self._patience
         try:
-            database.refuse_children()
-            database.process = os.getpid()
+            database.claim()
             self._place = self.Place()
             database.queue.append(weakref.ref(self._place))
             while not (self._is_first() and database.lock_file.acquire(WRITES)):
@@ -639,11 +631,9 @@ class LockFile:
                     self.unlock = [_set_lock(fd, n, fcntl.LOCK_UN) for n in (WRITES, DELIVERS)]
                 _set_lock(self._fd, byte, fcntl.LOCK_EX | fcntl.LOCK_NB)()
                 return self._is_current(self._fd)
-        except (BlockingIOError, PermissionError) as error:
+        except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES) and error.filename is None:
                 return False  # somebody else has it
-            raise Unavailable(f"The database cannot be locked ({error}).") from error
-        except OSError as error:
             raise Unavailable(f"The database cannot be locked ({error}).") from error
 
     def close(self) -> None:
@@ -694,17 +684,18 @@ def _set_lock(fd: int, byte: int, how: int) -> Callable[[], object]:
 
 # ---------------------------------------------------------------- faults
 
+_LOCKED = "is locked by another writer"
 _WORDS = {
     sqlite3.SQLITE_PERM: "may not be accessed",
-    sqlite3.SQLITE_BUSY: "is locked by another writer",
-    sqlite3.SQLITE_LOCKED: "is locked by another writer",
+    sqlite3.SQLITE_BUSY: _LOCKED,
+    sqlite3.SQLITE_LOCKED: _LOCKED,
     sqlite3.SQLITE_NOMEM: "does not get the memory that it needs",
     sqlite3.SQLITE_INTERRUPT: "was interrupted",
     sqlite3.SQLITE_READONLY: "is read-only, or its folder is",
     sqlite3.SQLITE_IOERR: "cannot be read or written",
     sqlite3.SQLITE_FULL: "cannot grow: the disk is full",
     sqlite3.SQLITE_CANTOPEN: "cannot be opened",
-    sqlite3.SQLITE_PROTOCOL: "is locked by another writer",
+    sqlite3.SQLITE_PROTOCOL: _LOCKED,
     sqlite3.SQLITE_NOTADB: "is not a database",
 }
 _FILE_AT_FAULT = {
@@ -714,15 +705,12 @@ _FILE_AT_FAULT = {
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_NOTADB,
 }
-
-
 _OF_READING = {
     sqlite3.SQLITE_CORRUPT,
     sqlite3.SQLITE_NOTADB,
     sqlite3.SQLITE_IOERR_READ,
     sqlite3.SQLITE_IOERR_SHORT_READ,
 }
-_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
 
 
 def _code(error: BaseException | None) -> int:
@@ -742,8 +730,7 @@ def unavailable(error: BaseException) -> Unavailable:
     """The fault in words."""
     code = sqlite3.SQLITE_NOMEM if isinstance(error, MemoryError) else _code(error)
     words = _WORDS.get(code, "is damaged")
-    damaged, busy = code not in _WORDS, code in _BUSY
-    return Unavailable(f"The database {words} ({error}).", damaged, busy)
+    return Unavailable(f"The database {words} ({error}).", code not in _WORDS, words == _LOCKED)
 
 
 def _statements(script: str) -> Iterator[str]:
