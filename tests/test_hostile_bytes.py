@@ -3,13 +3,13 @@
 import json
 import socket
 import time
-from contextlib import closing, suppress
+from contextlib import suppress
 from urllib.parse import quote
 
 import pytest
-from conftest import Server
 from hostile import MANY_FIELDS, VALID, Answer, ask, fault
 from waitress.adjustments import Adjustments
+from wire import sent
 
 import db
 from plumbing.server import Parser
@@ -154,11 +154,10 @@ WIRE = [
 ]
 
 
-def talk(port, data):
-    """What the server at the port answers to the bytes; None if it only hangs up."""
-    with closing(socket.create_connection(("127.0.0.1", port), timeout=10)) as sock:
-        with suppress(ConnectionError):  # it may be refused before its end
-            sock.sendall(data)
+def talk(server, data):
+    """What is answered to the bytes, to the last one; None if it only hangs up."""
+    with sent(server, data) as sock:
+        with suppress(ConnectionError):
             sock.shutdown(socket.SHUT_WR)
         received = b""
         with suppress(ConnectionError):
@@ -171,21 +170,17 @@ def talk(port, data):
     return Answer(int(line.split()[1]), dict(header.split(": ", 1) for header in headers), text)
 
 
-def test_hostile_bytes_on_the_wire_are_answered_and_leave_no_trace(tmp_path):
-    server = Server(tmp_path / "tickets.db", "--quiet")
-    try:
-        wrong = []
-        for name, data, expected in WIRE:
-            answer = talk(server.port, data)
-            complaint = fault(answer, expected) if answer else "is not answered"
-            if complaint:
-                wrong.append(f"{name}: {complaint}")
-        for path in ("/users", "/projects", "/tickets", "/emails"):
-            assert talk(server.port, get(path.encode())).text == b"[]"
-        server.terminate()
-    finally:
-        server.kill()
-        server.process.stdout.close()
+def test_hostile_bytes_on_the_wire_are_answered_and_leave_no_trace(start, tmp_path):
+    server = start("--quiet", database=tmp_path / "tickets.db")
+    wrong = []
+    for name, data, expected in WIRE:
+        answer = talk(server, data)
+        complaint = fault(answer, expected) if answer else "is not answered"
+        if complaint:
+            wrong.append(f"{name}: {complaint}")
+    for path in ("/users", "/projects", "/tickets", "/emails"):
+        assert talk(server, get(path.encode())).text == b"[]"
+    server.terminate()
     wrong += [f"it prints: {line[:200]}" for line in server.lines[1:]]
     assert not wrong, "\n" + "\n".join(wrong)
 

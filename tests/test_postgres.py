@@ -10,11 +10,13 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from functools import partial
 from urllib.parse import urlsplit
 
+import conftest
 import psycopg
 import pytest
-from conftest import HERE, ROOT, SENDER, Api, eventually, health, settled
+from conftest import ROOT, SENDER, Api, eventually, health, settled
 
 import db
 from plumbing import Unavailable, Unknown, engine, engines, idempotency, postgres
@@ -154,14 +156,7 @@ def test_both_engines_give_the_same_answers_to_the_byte(make_app, tmp_path, data
 # ---------------------------------------------------------------- to connect
 
 
-def command(*arguments, **env):
-    return subprocess.run(
-        [sys.executable, ROOT / "tracker.py", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=HERE | env,
-    )
+command = partial(conftest.command, timeout=60)
 
 
 def with_password(url):
