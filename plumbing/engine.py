@@ -19,6 +19,8 @@ from . import Unavailable
 
 Clock = Callable[[], datetime]
 
+BUSY_SECONDS = 4.0  # how long a transaction waits for its turn
+
 
 class Schema(NamedTuple):
     """What a database holds: how to create it, and how to bring older ones forward.

@@ -25,11 +25,10 @@ from psycopg.types.numeric import Int8Dumper
 from psycopg.types.string import StrDumper
 
 from . import Unavailable, Unknown, engine
-from .engine import URL, Clock, Schema, without_password
+from .engine import BUSY_SECONDS, URL, Clock, Schema, without_password
 
 log = logging.getLogger("tracker")
 
-BUSY_SECONDS = 4.0  # how long a transaction waits for its turn
 ANSWER_SECONDS = 35.0  # how long an answer is waited for: longer than the server is given
 LOST_SECONDS = 10.0  # how long a server is waited for that may have committed
 DOWN_SECONDS = 0.3  # how long a server that could not be reached is not asked again

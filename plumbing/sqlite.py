@@ -24,9 +24,8 @@ from typing import Any, TypeGuard
 from urllib.parse import quote
 
 from . import Unavailable, engine
-from .engine import Clock, Schema
+from .engine import BUSY_SECONDS, Clock, Schema
 
-BUSY_SECONDS = 4.0  # how long a transaction waits for its turn
 WAL_BYTES = 16 * 2**20  # beyond this the WAL is emptied, and who reads is waited for
 RESTART_SECONDS = 1.0  # how long that may hold up those who write
 
