@@ -144,7 +144,8 @@ class Cluster:
         """Have it say nothing, as a machine that is paused: it lives, and its sockets are open."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         for pid in [self.process.pid, *map(int, children.read_text().split())]:
-            os.kill(pid, signum)
+            with suppress(ProcessLookupError):  # whose client has just left
+                os.kill(pid, signum)
 
     def resume(self):
         self.suspend(signal.SIGCONT)

@@ -62,7 +62,7 @@ def kill_servers(cluster):
         with team:
             for _ in range(SERVERS):
                 team.works(100)
-                team.disturbances += 1
+                team.expect_disturbance(url)
                 cluster.kill()
                 cluster.start()
                 seconds.append(team.seconds_until_well())
@@ -92,7 +92,7 @@ def suspend_the_server(cluster):
         with team:
             for length in (5, 5, 60):  # the last is more than an answer is waited for
                 team.works(100)
-                team.disturbances += 1
+                team.expect_disturbance(url)
                 cluster.suspend()
                 time.sleep(length)
                 cluster.resume()
@@ -114,7 +114,7 @@ def promote_the_standby(cluster):
         ) as team:
             with team:
                 team.works(500)
-                team.disturbances += 1
+                team.expect_disturbance(url)
                 cluster.kill()
                 promotion = threading.Timer(2, standby.promote)
                 promotion.start()

@@ -57,7 +57,7 @@ def test_a_server_that_is_killed_and_comes_back_has_all_that_was_acknowledged(
     with Team(start, mail_server) as team:
         for _ in range(KILLS):
             team.works()
-            team.disturbances += 1
+            team.expect_disturbance(database)
             cluster.kill()
             cluster.start()
         team.works()
@@ -71,6 +71,7 @@ def test_a_server_that_is_suspended_for_a_while_costs_time_only(
     with Team(start, mail_server) as team:
         for _ in range(KILLS):
             team.works()
+            team.expect_disturbance(database)
             cluster.suspend()
             time.sleep(0.5)
             cluster.resume()
@@ -141,7 +142,7 @@ def test_a_synchronous_standby_that_is_promoted_has_all_that_was_acknowledged(
 
         with Team(start_on_both, mail_server) as team:
             team.works()
-            team.disturbances += 1
+            team.expect_disturbance(database)
             promotion = threading.Thread(target=lambda: (time.sleep(0.5), standby.promote()))
             promotion.start()
             cluster.kill()

@@ -19,6 +19,11 @@ import mailer
 TICKETS = 10
 NOTHING, UNKNOWN = "Nothing was changed", "It is not known whether this was saved"
 LOCK = 0x7469636B  # of trackers; 0 beside it is of who writes, 1 of who delivers
+MESSAGE_IDS = "SELECT '<' || id || '.' || token || '@' || domain || '>' FROM emails, system"
+
+
+def connect(url):
+    return psycopg.connect(url, autocommit=True, options="-c search_path=tracker")
 
 
 class Team:
@@ -31,7 +36,7 @@ class Team:
         self.start, self.mail = start, mail_server
         self.servers = [self.start_one() for _ in range(count)]
         self.saved, self.refused, self.unknown = [], [], []
-        self.disturbances = 0
+        self._sent = []  # at each disturbance: the mail recorded as sent, the messages so far
         for name in CAST[:2]:
             user = {"name": name, "email": f"{name.lower()}@example.com"}
             assert ask(self.servers[0], "POST", "/users", user)[0] == 201
@@ -94,25 +99,30 @@ class Team:
         eventually(lambda: len(self.saved) >= aim, timeout=60)
         return time.monotonic() - began
 
+    def expect_disturbance(self, url):
+        """Note, just before it, which mail is recorded as sent and so must not go out again."""
+        with connect(url) as conn:
+            recorded = {id for (id,) in conn.execute(f"{MESSAGE_IDS} WHERE sent_at IS NOT NULL")}
+        self._sent.append((recorded, len(self.mail.messages)))
+
     def kill_deliverer(self, url):
         """Kill the tracker that delivers, once there is one, and start another."""
         sql = f"""
             SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid)
              WHERE locktype = 'advisory' AND classid = {LOCK} AND objid = 1 AND granted"""
-        with psycopg.connect(url, autocommit=True) as conn:
+        with connect(url) as conn:
             [name] = eventually(lambda: conn.execute(sql).fetchone())
         [place] = [
             n for n, each in enumerate(self.servers) if name == f"tracker {each.process.pid}"
         ]
-        self.disturbances += 1
+        self.expect_disturbance(url)
         self.servers[place].kill()
         self.servers[place] = self.start_one()
 
     def check(self, url):
         """See, once nobody writes, that each request was told the truth, and all mail was sent."""
         eventually(lambda: ask(self.servers[0], "GET", "/health").json["mail"]["queued"] == 0, 120)
-        with psycopg.connect(url, autocommit=True) as conn:
-            conn.execute("SET search_path = tracker")
+        with connect(url) as conn:
             changes = Counter(
                 conn.execute("""
                     SELECT ticket_id, changes::json #>> '{title,to}'
@@ -123,9 +133,7 @@ class Team:
                 SELECT ticket_id, count(*)
                   FROM emails JOIN history ON history.id = history_id
                  GROUP BY ticket_id""").fetchall()
-            ids = conn.execute(
-                "SELECT '<' || id || '.' || token || '@' || domain || '>' FROM emails, system"
-            ).fetchall()
+            ids = {id for (id,) in conn.execute(MESSAGE_IDS)}
         assert not set(self.saved) - changes.keys(), "acknowledged changes are lost"
         assert not set(self.refused) & changes.keys(), "what was said not to be saved is there"
         assert not changes.keys() - {*self.saved, *self.unknown}, "nobody asked for that"
@@ -135,7 +143,9 @@ class Team:
         for ticket, _ in changes:
             expected[ticket] += 2
         assert dict(mailed) == expected
-        delivered = Counter(message["Message-ID"] for _, message in self.mail.messages)
-        assert delivered.keys() == {id for (id,) in ids}
+        messages = [message["Message-ID"] for _, message in self.mail.messages]
+        assert set(messages) == ids
         # Only what was under way may have gone twice: a part of one batch each time.
-        assert delivered.total() - len(ids) <= self.disturbances * mailer.BATCH
+        assert len(messages) - len(ids) <= len(self._sent) * mailer.BATCH
+        for recorded, so_far in self._sent:
+            assert not recorded & set(messages[so_far:]), "what was recorded as sent went again"
