@@ -47,8 +47,8 @@ from scripted import (
     say_lines_for_ever,
 )
 
+from plumbing.lockfile import WRITES, LockFile
 from plumbing.smtp import Client
-from plumbing.sqlite import WRITES, LockFile
 
 # How long the tracker waits for servers that hang. The second is for those that are to take
 # some of the mail: a busy machine must not make them late.

@@ -24,7 +24,7 @@ from wire import ask, create, fill, free_port
 
 import db
 import tracker
-from plumbing import Unavailable, sqlite
+from plumbing import Unavailable, lockfile, sqlite
 
 MAX = 1234  # the number of a user
 DAVE = 1235
@@ -234,7 +234,7 @@ def test_locks_that_the_file_system_refuses_are_told_everywhere_and_leak_nothing
         return int if how == fcntl.LOCK_UN else call
 
     with monkeypatch.context() as patch:
-        patch.setattr(sqlite, "_set_lock", refuse)
+        patch.setattr(lockfile, "set_lock", refuse)
         app.database.lock_file.close()
         for _ in range(50):
             assert "No locks" in api.problem("POST", "/projects", {"name": "Shop"})["detail"]
@@ -396,13 +396,13 @@ def test_a_backup_to_what_is_no_regular_file_is_refused_and_leaves_it(
 BACKUPS = """
 import os, random, sys, time
 import db
-from plumbing import sqlite
+from plumbing import lockfile
 _, seed, database, target = sys.argv
-set_lock, choose = sqlite._set_lock, random.Random(seed)
+set_lock, choose = lockfile.set_lock, random.Random(seed)
 def set_it_slowly(*arguments):
     time.sleep(choose.choice([0, 0.001, 0.003]))
     return set_lock(*arguments)
-sqlite._set_lock = set_it_slowly
+lockfile.set_lock = set_it_slowly
 for _ in range(30):
     db.open_database(database, only_read=True).backup(target, lambda done, pages: None)
     print(oct(os.stat(target).st_mode & 0o777))
