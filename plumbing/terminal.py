@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import TextIO
@@ -46,13 +46,13 @@ def run(
         stopped.append(number)
         raise KeyboardInterrupt
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    _on_signals(stop)
     try:
-        return command.run(settings, *arguments)
+        status = command.run(settings, *arguments)
+        _on_signals(signal.SIG_IGN)  # it is about to end
+        return status
     except BaseException as error:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)  # it is about to end
+        _on_signals(signal.SIG_IGN)
         if stopped:  # whatever became of it: SQLite has errors of its own for an interrupt
             say(f"{name}: interrupted", sys.stderr)
             return 128 + stopped[0] if command.usage else 0
@@ -64,6 +64,11 @@ def run(
             raise
         say(" ".join(f"{name}: {error}".splitlines()), sys.stderr)
         return 1
+
+
+def _on_signals(act: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, act)
 
 
 def say(words: str, output: TextIO | None = None) -> None:

@@ -140,15 +140,21 @@ class Cluster:
         self.process.kill()
         self.process.wait()
 
-    def suspend(self, signum=signal.SIGSTOP):
+    def suspend(self):
         """Have it say nothing, as a machine that is paused: it lives, and its sockets are open."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        for pid in [self.process.pid, *map(int, children.read_text().split())]:
-            with suppress(ProcessLookupError):  # whose client has just left
-                os.kill(pid, signum)
+        self.process.send_signal(signal.SIGSTOP)
+        # Only then are its children still the same when they are told: nobody buries the dead.
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
+        self._tell_children(signal.SIGSTOP)
 
     def resume(self):
-        self.suspend(signal.SIGCONT)
+        self._tell_children(signal.SIGCONT)
+        self.process.send_signal(signal.SIGCONT)
+
+    def _tell_children(self, signum):
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        for pid in map(int, children.read_text().split()):
+            os.kill(pid, signum)
 
     def promote(self):
         """Have a standby take the place of its primary, which must be dead."""

@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from email.policy import default
 from pathlib import Path
+from types import SimpleNamespace
 
 import clusters
 import pytest
@@ -28,6 +29,7 @@ from webtest import TestApp
 
 import db
 import tracker
+from plumbing import smtp
 from plumbing.engine import is_url
 
 pytest_plugins = ["hostile"]  # its fixtures
@@ -128,7 +130,7 @@ class OnAnyPort(Controller):
     def stop(self):
         # aiosmtpd leaves open connections to the garbage collector, which complains at some
         # later test.
-        asyncio.run_coroutine_threadsafe(self._hang_up(), self.loop).result(timeout=10)
+        asyncio.run_coroutine_threadsafe(self._hang_up(), self.loop).result(timeout=30)
         super().stop()
 
     async def _hang_up(self):
@@ -147,7 +149,8 @@ class MailServer:
         self.messages = []  # (recipient, parsed message)
         self.replies = {}
         self.sessions = 0
-        self._controller = OnAnyPort(self, hostname=host, port=port, **settings)
+        settings |= {"hostname": host, "port": port, "ready_timeout": 30}
+        self._controller = OnAnyPort(self, **settings)
         self._controller.start()
         self.port = self._controller.port
         self.url = f"smtp://{host}:{self.port}"
@@ -185,7 +188,7 @@ class MailServer:
 
 def command(*arguments, **settings):
     """The outcome of a command of the tracker that ends by itself."""
-    settings = {"timeout": 20, "env": HERE} | settings
+    settings = {"timeout": 60, "env": HERE} | settings
     line = [*TRACKER, *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, **settings)
 
@@ -230,9 +233,9 @@ class Server:
         self.process.stdout.close()
 
     def terminate(self, signum=signal.SIGTERM):
-        """Ask it to end; returns the exit status."""
+        """Ask it to end, for which a busy machine has time; returns the exit status."""
         self.process.send_signal(signum)
-        rest, _ = self.process.communicate(timeout=10)
+        rest, _ = self.process.communicate(timeout=30)
         self.lines += rest.splitlines(keepends=True)
         return self.process.returncode
 
@@ -319,11 +322,15 @@ def ca():
 
 
 @pytest.fixture
-def scripted():
+def scripted(monkeypatch):
     """Starts scripted servers: scripted(script)."""
     servers = []
 
+    def monotonic():
+        return time.monotonic() + sum(server.passed for server in servers)
+
     def start(script, **settings):
+        monkeypatch.setattr(smtp, "time", SimpleNamespace(monotonic=monotonic))
         servers.append(ScriptedServer(script, **settings))
         return servers[-1]
 

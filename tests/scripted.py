@@ -19,11 +19,15 @@ class ScriptedServer:
 
     The steps: connect, greeting, the commands, TLS (the handshake) and "." (the end of a
     mail). "RCPT Max" is the step for Max alone, "EHLO encrypted" the one after STARTTLS.
+
+    Time may pass for the client alone, so that one who is patient with a busy machine gives up
+    at once where a test wants that: see `passed`.
     """
 
     def __init__(self, script, offers=(), host="127.0.0.1", certificate=None):
         self.script, self.offers, self.certificate = script, offers, certificate
         self.connections = 0
+        self.passed = 0.0  # seconds; the fixture `scripted` adds them to the time of the client
         self.heard = []  # all commands
         self.seen = []  # (recipient, Message-ID) of each mail that came to its end
         self.taken = []  # the same, of those that were answered with 250
@@ -196,6 +200,13 @@ def hang(talk):
     raise Over
 
 
+def outlast(talk):
+    """Hang for longer than the client waits, for whom that time passes at once."""
+    talk.pause(0.05)  # else it may begin to wait only now, and then wait in earnest
+    talk.server.passed += 3600
+    hang(talk)
+
+
 def drop(talk):
     raise Over
 
@@ -222,8 +233,10 @@ def say_lines_for_ever(talk):
 
 
 def drip_for_ever(talk):
+    """Say a byte every half a second of the client."""
     while True:
         talk.say(b"2")
+        talk.server.passed += 0.45
         talk.pause(0.05)
 
 
@@ -241,9 +254,10 @@ def drip(seconds):
 
 
 def read_slowly(talk):
-    """Have the mail sent, and read it byte by byte."""
+    """Have the mail sent, and read a byte every half a second of the client."""
     talk.reply("354 go on")
     while talk.sock.recv(1):
+        talk.server.passed += 0.45
         talk.pause(0.05)
     raise Over
 

@@ -23,6 +23,7 @@ from conftest import DAVE, MAX, ROOT, eventually
 from playwright.sync_api import expect, sync_playwright
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.serving import make_server
+from wire import free_port
 
 import db
 
@@ -595,7 +596,7 @@ def test_a_tab_in_the_background_asks_nothing(visit, client):
 
 
 def test_a_server_that_is_away_is_told_and_what_was_typed_is_saved_when_it_is_back(visit, start):
-    server = start("--quiet")
+    server = start("--quiet", port=free_port())
     client = Client(server.url)
     client.cast()
     client.ticket()

@@ -97,10 +97,10 @@ def test_a_client_that_drips_has_an_absolute_time_whatever_the_clock_does(
 
 
 def test_a_slow_client_that_makes_progress_is_served(start_with):
-    server = start_with(ANOTHER_TIME, PATIENCE=2, SLOWEST=10)
+    server = start_with(ANOTHER_TIME, PATIENCE=4, SLOWEST=10)
     data = padded(LIMIT)
     with sent(server, post("/users", data[:20_000], f"Content-Length: {LIMIT}")) as sock:
-        time.sleep(3)
+        time.sleep(5)
         sock.sendall(data[20_000:])
         assert sock.recv(1000).startswith(b"HTTP/1.1 201 ")
 
@@ -240,7 +240,7 @@ def test_answers_without_a_body_keep_the_connection(start):
     server = start("--quiet")
     for n in range(3):
         create(server, "/projects", name=f"Website {n}")
-    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)) as client:
+    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)) as client:
         client.connect()
         first = client.sock
         for n in (1, 2, 3):

@@ -351,7 +351,9 @@ def test_what_is_forked_before_the_first_request_works_and_later_is_refused(tmp_
 
 
 def test_creating_an_app_leaves_nothing_open(tmp_path, database, make_app):
-    before = set(os.listdir("/proc/self/fd")), threading.active_count()
+    before = set(os.listdir("/proc/self/fd")), set(threading.enumerate())
     make_app(database=database)
-    assert (set(os.listdir("/proc/self/fd")), threading.active_count()) == before
+    # Less may be there, as what other tests have closed may end only now.
+    assert set(os.listdir("/proc/self/fd")) <= before[0]
+    assert set(threading.enumerate()) <= before[1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tickets.db", "tickets.db-lock"]

@@ -148,7 +148,7 @@ def test_another_process_and_a_later_one_know_the_key(start):
             json.dumps(USER).encode(),
             {"Content-Type": "application/json", "Idempotency-Key": "k"},
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.read(), answer.headers["ETag"], answer.headers["Location"]
 
     server, other = start(), start()

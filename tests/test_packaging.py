@@ -62,7 +62,7 @@ def installed_server(installed, tmp_path):
 
 
 def get(url):
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=30) as answer:
         return json.load(answer)
 
 
@@ -142,7 +142,7 @@ def test_a_host_with_a_db_and_a_mailer_of_its_own_can_embed_it(installed, tmp_pa
         env=clean_environment(),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "('200 OK', \"the host's database\") ('200 OK', '[]')\n"

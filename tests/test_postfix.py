@@ -93,7 +93,8 @@ class Postfix:
 @pytest.fixture
 def postfix():
     # Not below tmp_path: another run of pytest that starts just then closes that to others.
-    with tempfile.TemporaryDirectory(prefix="tracker-postfix-") as folder:
+    # Its last processes may end, and still write, after the one that is waited for.
+    with tempfile.TemporaryDirectory("", "tracker-postfix-", ignore_cleanup_errors=True) as folder:
         postfix = Postfix(Path(folder), free_port())
         yield postfix
         postfix.run("stop")

@@ -237,7 +237,7 @@ BODIES = [
 
 def send(port, headers, parts, end):
     """The status of the answer to a POST of a project; None: there is none."""
-    with closing(socket.create_connection(("127.0.0.1", port), timeout=20)) as conn:
+    with closing(socket.create_connection(("127.0.0.1", port), timeout=30)) as conn:
         conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         head = f"POST /projects HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n"
         conn.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode())
@@ -292,7 +292,7 @@ UNREAD = [
 def test_a_body_that_nobody_reads_is_never_taken_for_the_next_request(server):
     server.ask("POST", "/projects", {"name": "Website"})
     for method, path, kind, status in UNREAD:
-        with closing(HTTPConnection("127.0.0.1", server.port, timeout=20)) as conn:
+        with closing(HTTPConnection("127.0.0.1", server.port, timeout=30)) as conn:
             conn.request(method, path, HIDDEN, {"Content-Type": kind})
             answer = conn.getresponse()
             answer.read()
@@ -591,7 +591,7 @@ def test_behind_nginx_links_lead_to_every_item_and_locations_to_the_new_one(ngin
 
 
 def test_behind_nginx_a_body_in_chunks_arrives_and_one_too_large_is_413(nginx):
-    with closing(HTTPConnection("127.0.0.1", nginx.port, timeout=20)) as conn:
+    with closing(HTTPConnection("127.0.0.1", nginx.port, timeout=30)) as conn:
         headers = {"Host": "tickets.example.com", "Content-Type": "application/json"}
         conn.request("POST", "/projects", iter([BODY[:5], BODY[5:]]), headers, encode_chunked=True)
         answer = conn.getresponse()

@@ -67,7 +67,7 @@ def run_as(ids, *arguments):
         env=UNCOVERED,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
 
 
@@ -80,7 +80,10 @@ def end(server):
 
 @pytest.fixture
 def folder():
-    """A folder that other users can reach, which a folder of pytest is not."""
+    """A folder that other users can reach, which a folder of pytest is not.
+
+    `start` stands behind it: or a tracker would make its files anew while they are removed.
+    """
     place = Path(tempfile.mkdtemp())
     yield place
     shutil.rmtree(place)
@@ -514,6 +517,28 @@ def test_ctrl_c_in_a_command_is_one_line(database, tmp_path, old_backup, signum)
     pytest.fail("it was never interrupted")
 
 
+INTERRUPTED_AT_THE_END = """
+import atexit, os, sys, tracker
+atexit.register(os.kill, os.getpid(), int(sys.argv[1]))
+sys.exit(tracker.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_when_a_command_has_done_its_work_changes_nothing(api, database, tmp_path, signum):
+    api.project()
+    arguments = [str(int(signum)), "--db", database, "backup", tmp_path / "backup.db"]
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_AT_THE_END, *arguments],
+        cwd=ROOT,
+        env=HERE,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Backed up ")
+
+
 ON_A_SMALL_DISK = """
 set -e
 mount -t tmpfs -o size=200k none "$1"
@@ -621,7 +646,7 @@ def test_a_terminal_that_is_closed_stops_nothing(database, tmp_path, closed):
     create(running, "/tickets", **ticket)
     eventually(lambda: ask(running, "GET", "/health")[2]["mail"]["queued"] == 0)
     running.terminate()
-    assert running.wait(10) == 0
+    assert running.wait(30) == 0
     assert "Traceback" not in (tmp_path / "out").read_text()
     assert rows(database, "PRAGMA integrity_check") == [("ok",)]
 
@@ -641,7 +666,7 @@ def test_a_log_that_nobody_reads_holds_up_nobody(start, signum):
         assert ask(server, "POST", f"/{number:01000d}", {})[0] == 404
     create(server, "/projects", name="Website")
     server.process.send_signal(signum)
-    assert server.process.wait(10) == 0  # and nobody has read a line yet
+    assert server.process.wait(30) == 0  # and nobody has read a line yet
     server.process.stderr.close()
 
 
@@ -653,7 +678,7 @@ def test_mail_that_is_printed_where_nobody_reads_holds_up_nobody(start, database
         create(server, "/tickets", description="x" * 10_000, **ticket)
     assert ask(server, "GET", "/health")[2]["mail"]["queued"] > 0
     server.process.terminate()
-    assert server.process.wait(10) == 0
+    assert server.process.wait(30) == 0
     assert "Fatal" not in server.process.stdout.read()
     assert rows(database, "SELECT count(*) FROM tickets") == [(20,)]
 
@@ -665,7 +690,7 @@ def test_a_log_whose_reader_has_gone_stops_nothing(start):
     for number in range(50):
         assert ask(server, "GET", f"/{number}")[0] == 404
     server.process.terminate()
-    assert server.process.wait(10) == 0
+    assert server.process.wait(30) == 0
 
 
 @pytest.mark.parametrize("what", [["--help"], ["backup", "b.db"]])
@@ -747,7 +772,7 @@ def test_it_can_be_stopped_while_it_brings_a_database_forward(tmp_path, signum, 
     STARTED.append(running)
     eventually(begun.exists)
     os.kill(child_of(running) if first else running.pid, signum)
-    out, err = running.communicate(timeout=5)
+    out, err = running.communicate(timeout=30)
     assert (running.returncode, out, err) == (0, "", "tracker: interrupted\n")
     assert rows(database, "PRAGMA user_version") == [(1,)]
 
@@ -763,7 +788,7 @@ def test_it_ends_as_process_1_too(start, database, signum):
     server = start(line=[*prefix, *TRACKER, "--db", database, "--port", 0])
     create(server, "/projects", name="Website")
     os.kill(child_of(server.process), signum)
-    said, _ = server.process.communicate(timeout=10)
+    said, _ = server.process.communicate(timeout=30)
     assert server.process.returncode == 0, said
     assert "Traceback" not in said
 
@@ -784,7 +809,7 @@ def test_ctrl_c_at_any_moment_of_the_start_shows_no_traceback(database, signum):
         eventually(lambda maps=maps: "_ssl" in maps.read_text())
         time.sleep(0.02 * number)
         running.send_signal(signum)
-        said, _ = running.communicate(timeout=10)
+        said, _ = running.communicate(timeout=30)
         assert "Traceback" not in said
         assert running.returncode in (0, 128 + signum), said
 

@@ -19,7 +19,7 @@ import psycopg
 import pytest
 from conftest import ROOT, eventually
 from trackers import LOCK, NOTHING, Team
-from wire import ask
+from wire import ask, free_port
 
 import db
 from plumbing import Unavailable
@@ -217,7 +217,7 @@ def behind(start, tmp_path):
 def test_behind_nginx_reads_and_creations_with_a_key_go_on_while_trackers_are_killed(
     behind, start, database
 ):
-    nginx, servers = behind({}, {})
+    nginx, servers = behind({"port": free_port()}, {})
     stop, reads, created = threading.Event(), Counter(), []
 
     def read():
@@ -271,7 +271,7 @@ def test_nginx_repeats_a_put_whose_tracker_ended_after_it_was_done_and_no_patch(
         for n in range(4)
     ]
     assert sorted(got) == answers
-    assert servers[0].process.wait(10) == 1
+    assert servers[0].process.wait(30) == 1
     history = json.loads(nginx.ask("GET", "/tickets/1/history")[1])
     assert len(history) == noted
     assert {entry["comment"] for entry in history} == set("0123")
@@ -286,5 +286,5 @@ def test_nginx_repeats_a_delete_whose_tracker_ended_after_it_was_done(behind):
     assert ask(servers[1], "POST", "/tickets", ticket | {"assignees": [2, 3, 4, 5]})[0] == 201
     got = [nginx.ask("DELETE", f"/users/{n}")[0] for n in range(2, 6)]
     assert sorted(got) == [204] * 3 + [404]
-    assert servers[0].process.wait(10) == 1
+    assert servers[0].process.wait(30) == 1
     assert len(json.loads(nginx.ask("GET", "/users")[1])) == 1

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import random
 import socket
 from contextlib import closing, contextmanager, suppress
 from typing import NamedTuple
@@ -12,11 +11,17 @@ DAVE = {"name": "Dave", "email": "dave@example.com"}
 
 
 def free_port():
-    """A port that nobody has, below those that the system gives to whoever connects."""
-    while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
+    """A port where nobody else can come between, as long as this process lives.
+
+    It is bound and stays so. One server after the other may listen on it, as that asks for the
+    address to be shared, as servers do, and this has said so as well, but only afterwards.
+    """
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    port = sock.getsockname()[1]
+    sock.detach()  # it is never closed
+    return port
 
 
 class Answer(NamedTuple):
@@ -58,7 +63,7 @@ def fill(server):
 @contextmanager
 def sent(server, data):
     """A connection on which the bytes were sent."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
         with suppress(ConnectionError):  # it may be refused before its end
             sock.sendall(data)
         yield sock
