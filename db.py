@@ -299,8 +299,7 @@ def create_ticket(conn: Connection, ticket: Ticket, by: str | None = None) -> Sa
     sql = """
         INSERT INTO tickets (title, description, project_id, status, created_at, text)
         VALUES (:title, :description, :project_id, :status, :now, :text)"""
-    values = {**ticket, "now": conn.now, "text": _searched(ticket), "assignees": None}
-    ticket_id = _insert(conn, sql, values)
+    ticket_id = _insert(conn, sql, {**ticket, "now": conn.now, "text": _searched(ticket)})
     _assign(conn, ticket_id, set(ticket["assignees"]))
     document = get(conn, "ticket", ticket_id)
     if not ticket["assignees"]:

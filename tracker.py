@@ -25,18 +25,18 @@ if __name__ == "__main__":  # while all that follows is imported, also as proces
 if TYPE_CHECKING or not __package__:
     import db
     import mailer
-    from plumbing import Unavailable, engines, message, server, settings, terminal, text, web
+    from plumbing import Unavailable, engines, message, rule, server, settings, terminal, text, web
     from plumbing.settings import Command, Option, Settings
     from plumbing.smtp import Smtp
     from plumbing.terminal import say
-    from plumbing.web import Answer, Call, Problem, Rule
+    from plumbing.web import Answer, Call, Problem
 else:
     from . import db, mailer
-    from .plumbing import Unavailable, engines, message, server, settings, terminal, text, web
+    from .plumbing import Unavailable, engines, message, rule, server, settings, terminal, text, web
     from .plumbing.settings import Command, Option, Settings
     from .plumbing.smtp import Smtp
     from .plumbing.terminal import say
-    from .plumbing.web import Answer, Call, Problem, Rule
+    from .plumbing.web import Answer, Call, Problem
 
 __version__ = "1.0.0"
 
@@ -48,49 +48,52 @@ Fields = dict[str, Any]
 MOST_ASSIGNEES = 100
 REQUIRED = "is required"
 
-USER: dict[str, Rule] = {"name": web.line(3, 100), "email": web.email}
-PROJECT: dict[str, Rule] = {"name": web.line(3, 100)}
-TICKET: dict[str, Rule] = {
-    "title": web.line(1, 200),
-    "description": web.optional(web.text(10_000)),
-    "project_id": web.reference,
-    "status": web.word(*db.STATUSES),
-    "assignees": web.references(MOST_ASSIGNEES, {"id", "name", "email"}),
+USER: rule.Body = {"name": rule.line(3, 100), "email": rule.email}
+PROJECT: rule.Body = {"name": rule.line(3, 100)}
+TICKET: rule.Body = {
+    "title": rule.line(1, 200),
+    "description": rule.optional(rule.text(10_000)),
+    "project_id": rule.reference,
+    "status": rule.word(*db.STATUSES),
+    "assignees": rule.references(MOST_ASSIGNEES, {"id", "name", "email"}),
 }
-CHANGE: dict[str, Rule] = {**TICKET, "comment": web.optional(web.text(10_000))}  # why it is made
-TICKETS: dict[str, Rule | list[Rule]] = web.PAGE | {
-    "project_id": web.id_in_query,
-    "assignee_id": web.id_or_none,
-    "status": [web.one_of(*db.STATUSES)],
-    "text": web.text(10_000),
-    "sort": web.one_of("-created", "created", "updated", "-updated"),
+CHANGE: rule.Body = {**TICKET, "comment": rule.optional(rule.text(10_000))}  # why it is made
+TICKETS: rule.Query = rule.PAGE | {
+    "project_id": rule.id_in_query,
+    "assignee_id": rule.id_or_none,
+    "status": [rule.one_of(*db.STATUSES)],
+    "text": rule.text(10_000),
+    "sort": rule.one_of("-created", "created", "updated", "-updated"),
 }
-EMAILS = web.PAGE | {"state": web.one_of("queued", "sent", "failed"), "ticket_id": web.id_in_query}
+EMAILS: rule.Query = rule.PAGE | {
+    "state": rule.one_of("queued", "sent", "failed"),
+    "ticket_id": rule.id_in_query,
+}
 
 
-def read_fields(data: Fields, rules: dict[str, Rule], *ignored: str) -> Fields:
+def read_fields(data: Fields, rules: rule.Body, *ignored: str) -> Fields:
     """The clean fields of a body that must have all of them. Raises Problem."""
-    fields, errors = web.validate(data, rules, ignored, REQUIRED)
+    fields, errors = rule.validate(data, rules, ignored, REQUIRED)
     if errors:
-        raise web.bad_fields(errors)
+        raise web.not_valid(errors)
     return fields
 
 
 def read_ticket(
-    call: Call, data: Fields, rules: dict[str, Rule], *ignored: str, missing: str | None
+    call: Call, data: Fields, rules: rule.Body, *ignored: str, missing: str | None
 ) -> Fields:
     """The clean fields of a ticket, whose project and assignees exist. Raises Problem."""
-    fields, errors = web.validate(data, rules, ignored, missing)
+    fields, errors = rule.validate(data, rules, ignored, missing)
     project_id, users = fields.get("project_id"), fields.get("assignees") or []
     # 0, which no row has, stands for what is absent, or is told as not valid already.
     unknown = db.list_missing(call.conn, [project_id or 0], [user_id or 0 for user_id in users])
     if ("project", project_id) in unknown:
-        errors.append(web.error_at("project_id", f"there is no project {project_id}"))
+        errors.append(rule.error_at("project_id", f"there is no project {project_id}"))
     for place, user_id in enumerate(users):
         if ("user", user_id) in unknown:
-            errors.append(web.error_at("assignees", f"there is no user {user_id}", f"/{place}"))
+            errors.append(rule.error_at("assignees", f"there is no user {user_id}", f"/{place}"))
     if errors:
-        raise web.bad_fields(errors)
+        raise web.not_valid(errors)
     return fields
 
 
@@ -99,11 +102,11 @@ def read_ticket(
 ROUTES = route = web.Routes()
 
 
-@route("GET", "/users", web.PAGE | {"email": web.email})
+@route("GET", "/users", rule.PAGE | {"email": rule.email})
 def list_users(call: Call) -> Answer:
     email = call.query.get("email")
     page = db.list_by_id(call.conn, "user", call.start("users"), call.limit, email)
-    return call.page(page.document, "users", page.next)
+    return call.page("users", *page)
 
 
 @route("POST", "/users", takes=web.JSON)
@@ -132,10 +135,10 @@ def delete_user(call: Call, user_id: int) -> Answer:
     return Answer(204, {})
 
 
-@route("GET", "/projects", web.PAGE)
+@route("GET", "/projects", rule.PAGE)
 def list_projects(call: Call) -> Answer:
     page = db.list_by_id(call.conn, "project", call.start("projects"), call.limit)
-    return call.page(page.document, "projects", page.next)
+    return call.page("projects", *page)
 
 
 @route("POST", "/projects", takes=web.JSON)
@@ -179,7 +182,7 @@ def list_tickets(call: Call) -> Answer:
         start=call.start(order),
         limit=call.limit,
     )
-    return call.page(page.document, order, page.next)
+    return call.page(order, *page)
 
 
 @route("POST", "/tickets", takes=web.JSON)
@@ -250,18 +253,18 @@ def tell(call: Call, change: db.Change | None) -> None:
         call.after_commit = call.app.mailer.worker.wake
 
 
-@route("GET", "/tickets/<ticket_id:id>/history", web.PAGE)
+@route("GET", "/tickets/<ticket_id:id>/history", rule.PAGE)
 def list_history(call: Call, ticket_id: int) -> Answer:
     order = f"history-{ticket_id}"
     page = db.list_history(call.conn, ticket_id, call.start(order), call.limit)
-    return call.page(page.document, order, page.next)
+    return call.page(order, *page)
 
 
 @route("GET", "/emails", EMAILS)
 def list_emails(call: Call) -> Answer:
     state, ticket_id = call.query.get("state"), call.query.get("ticket_id")
     page = db.list_emails(call.conn, state, ticket_id, call.start("emails"), call.limit)
-    return call.page(page.document, "emails", page.next)
+    return call.page("emails", *page)
 
 
 @route("GET", "/emails/<email_id:id>")
@@ -332,14 +335,14 @@ class Tracker(web.Application):
     def __init__(
         self, given: Settings, clock: engines.Clock = engines.utc_now, output: TextIO | None = None
     ) -> None:
-        whom, post, hosts = given["sender"], given["smtp"], given["allowed_hosts"]
-        if not post:  # what is printed comes from nobody, so that the sender may still be set
-            whom, post = ("", ""), message.Console(output or sys.stdout)
         self.url = given["url"]  # where people find it
-        self.user_key = given["user_header"]
-        self.database = db.open_database(given["database"], clock, terminal.show_progress)
-        self.mailer = mailer.Mailer(self.database, post, whom)
-        super().__init__(ROUTES, self.database, problem_of, hosts)
+        # All settings are looked at before the database is created.
+        whom, hosts, user_key = given["sender"], given["allowed_hosts"], given["user_header"]
+        post = given["smtp"] or message.Console(output or sys.stdout)
+        database = db.open_database(given["database"], clock, terminal.show_progress)
+        super().__init__(ROUTES, database, problem_of, hosts, user_key)
+        # What is printed comes from nobody, so that the sender may still be set.
+        self.mailer = mailer.Mailer(database, post, whom if given["smtp"] else ("", ""))
 
     def start(self) -> None:
         """Begin to deliver mail, if that has not begun; each request does so, too."""

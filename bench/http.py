@@ -34,7 +34,7 @@ from bench.tools import (
     table,
     workplace,
 )
-from plumbing.sqlite import DELIVERS, LockFile
+from plumbing.lockfile import DELIVERS, LockFile
 
 OURS = TRACKER.name
 

@@ -34,7 +34,7 @@ from bench.tools import (
     table,
     workplace,
 )
-from plumbing.web import write_cursor
+from plumbing.rule import write_cursor
 
 ROUNDS, CALLS, SECONDS = 10, 100, 3.0  # calls a round, but no more seconds than that in all
 NOISE = 1.2  # up to this ratio a page "costs no more": it has a cursor to be read

@@ -1,7 +1,8 @@
-"""What an engine of the database must be.
+"""What an engine of the database must be, and what both have in common.
 
 An engine is a Database that hands out Connections. One is SQLite, in a file; the other is
-PostgreSQL, by URL. Who writes SQL for both needs to know no more than stands here.
+PostgreSQL, by URL. Who writes SQL for both needs to know no more than stands here; an engine
+says of its methods only what it promises beyond this.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from datetime import datetime
+from contextlib import AbstractContextManager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from . import Unavailable
+
 Clock = Callable[[], datetime]
+
+BUSY_SECONDS = 4.0  # how long a transaction waits for its turn
 
 
 class Schema(NamedTuple):
@@ -39,6 +44,19 @@ class Schema(NamedTuple):
             create=(self.folder / create).read_text("utf-8"),
             upgrades=[file.read_text("utf-8") for file in files],
         )
+
+    @property
+    def newest(self) -> int:
+        """The version that `create` makes."""
+        return 1 + len(self.upgrades)
+
+    def refuse_newer(self, version: int) -> None:
+        """Raise Unavailable if the version that was found is newer."""
+        if version > self.newest:
+            raise Unavailable(
+                "The database was written by a newer version of the program"
+                f" (schema {version}, and this one knows {self.newest})."
+            )
 
     @property
     def tables(self) -> list[str]:
@@ -90,22 +108,29 @@ class Connection(Protocol):
         """Add the rows to a table."""
 
     def highest_ids(self) -> dict[str, int]:
-        """By table, the highest id that was ever used, also of what is deleted."""
+        """The highest id that was ever used, by table, at least where rows can be deleted."""
 
     def use_ids_above(self, highest: dict[str, int]) -> None:
-        """Have new rows get higher ids."""
+        """Have new rows get higher ids than these, and than those that are there."""
 
 
 class Database(Protocol):
     """Transactions on a database, which is made ready when it is opened.
 
     Between its calls it has nothing open until it is first read or written, so that a process
-    may fork before that.
+    may fork before that. `clock` tells the time in UTC.
     """
 
     name: str  # where it is, without a password
     remote: bool  # whether each statement waits for a network
     schema: Schema
+    _clock: Clock
+    _idle: list[Any]  # the connections that nobody uses just now
+    _closed: bool = False
+    failing: bool = False  # whether the last write did not succeed
+
+    def __init__(self, name: str, schema: Schema, clock: Clock) -> None:
+        self.name, self.schema, self._clock, self._idle = name, schema, clock, []
 
     def read(self) -> AbstractContextManager[Connection]:
         """A transaction that sees one state of the database, and changes nothing."""
@@ -138,10 +163,20 @@ class Database(Protocol):
         """Write a consistent copy to the file `target`."""
 
     def close(self) -> None:
-        """Close what is open: now what is idle, the rest after its use."""
+        """Close the connections: now those that are idle, the others after their use."""
+        self._closed = True
+        self._release()
+
+    def _release(self) -> None:
+        """Leave nothing open but what is in use just now."""
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().close()
 
     def now(self) -> str:
         """The time of the clock, as it is written down."""
+        moment = self._clock().astimezone(UTC)
+        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 # What follows a bare @ or / in a password would be taken for a host, and shown: it is refused.

@@ -9,13 +9,12 @@ import logging
 import math
 import os
 import re
-import select
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import UTC
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, LiteralString, TypeVar
 
 import psycopg
@@ -25,12 +24,11 @@ from psycopg.adapt import AdaptersMap, Loader
 from psycopg.types.numeric import Int8Dumper
 from psycopg.types.string import StrDumper
 
-from . import Unavailable, Unknown
-from .engine import URL, Clock, Schema, without_password
+from . import Unavailable, Unknown, engine
+from .engine import BUSY_SECONDS, URL, Clock, Schema, without_password
 
 log = logging.getLogger("tracker")
 
-BUSY_SECONDS = 4.0  # how long a transaction waits for its turn
 ANSWER_SECONDS = 35.0  # how long an answer is waited for: longer than the server is given
 LOST_SECONDS = 10.0  # how long a server is waited for that may have committed
 DOWN_SECONDS = 0.3  # how long a server that could not be reached is not asked again
@@ -106,14 +104,24 @@ _Context.adapters.register_dumper(int, Int8Dumper)  # so that each statement is 
 T = TypeVar("T")
 
 
-class _Session(psycopg.Connection[tuple[Any, ...]]):
-    """A session that takes a server for lost which says nothing for `patience` seconds.
+class Connection(psycopg.Connection[tuple[Any, ...]]):
+    """An engine.Connection, which takes a server for lost that is silent for `patience` seconds.
 
     One that is suspended, or whose disk or standby hangs, keeps no limit that it was given.
     """
 
+    now: str
+    plans = True
     patience = math.inf
-    silent = False  # whether it did so
+    silent = False  # whether it was
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.process = os.getpid()
+        self.token = os.urandom(16).hex()
+        self.commits = 0
+        self.warnings = deque[str | None](maxlen=1)  # the last one of the server
+        self.add_notice_handler(partial(_note, self.warnings))
 
     def wait(self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
         """Have psycopg wait for what `gen` waits for."""
@@ -134,38 +142,21 @@ class _Session(psycopg.Connection[tuple[Any, ...]]):
             result: T = end.value
             return result
 
-
-class Connection:
-    """A connection in a transaction, with the one time that counts in it."""
-
-    now: str  # RFC 3339 in UTC with milliseconds
-    IntegrityError = psycopg.IntegrityError
-    plans = True
-
-    def __init__(self, session: _Session) -> None:
-        self.session = session
-        self.process = os.getpid()
-        self.token = os.urandom(16).hex()
-        self.commits = 0
-        self.warned: str | None = None
-        me = weakref.ref(self)
-        session.add_notice_handler(lambda notice: _note(me(), notice))
-
     @staticmethod
     def contains(column: str, value: str) -> str:
-        """SQL that is true where the text of the column holds the value; an index knows LIKE."""
         for char in ("\\", "%", "_"):
             value = f"replace({value}, '{char}', '\\{char}')"
         return f"{column} LIKE '%' || {value} || '%'"
 
-    def execute(self, sql: str, values: Mapping[str, Any] | None = None, /) -> Any:
+    def execute(  # type: ignore[override]
+        self, sql: str, values: Mapping[str, Any] | None = None, /
+    ) -> Any:
         """Execute a statement with :name parameters."""
         # What a search costs depends on the text, so it is planned anew each time.
         prepare = False if "LIKE" in sql else None
-        return self.session.execute(_translated(sql), values or {}, prepare=prepare)
+        return super().execute(_translated(sql), values or {}, prepare=prepare)
 
     def columns(self, table: str) -> list[str]:
-        """The columns of a table, but for what is made of others."""
         sql = """
             SELECT attname FROM pg_attribute
              WHERE attrelid = to_regclass(:table) AND attnum > 0 AND attgenerated = ''
@@ -174,20 +165,17 @@ class Connection:
         return [name for (name,) in self.execute(sql, {"table": table})]
 
     def stream(self, sql: str) -> Iterable[tuple[Any, ...]]:
-        """The rows of a query, however many."""
-        with self.session.cursor(name="stream") as cursor:
+        with self.cursor(name="stream") as cursor:
             cursor.itersize = 1000
             yield from cursor.execute(_sent(sql))
 
     def load(self, table: str, columns: list[str], rows: Iterable[tuple[Any, ...]]) -> None:
-        """Add the rows to a table."""
         sql = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
-        with self.session.cursor() as cursor, cursor.copy(_sent(sql)) as copy:
+        with self.cursor() as cursor, cursor.copy(_sent(sql)) as copy:
             for row in rows:
                 copy.write_row(row)
 
     def highest_ids(self) -> dict[str, int]:
-        """By table, the highest id that was ever used, also of what is deleted."""
         highest = {}
         for table, sequence in self._sequences():
             for (last,) in self.execute(f"SELECT last_value FROM {sequence} WHERE is_called"):
@@ -195,11 +183,12 @@ class Connection:
         return highest
 
     def use_ids_above(self, highest: dict[str, int]) -> None:
-        """Have new rows get higher ids."""
         for table, sequence in self._sequences():
-            if table in highest:
-                values = {"sequence": sequence, "highest": highest[table]}
-                self.execute("SELECT setval(:sequence, :highest)", values)
+            sql = f"""
+                SELECT setval(:sequence, highest)
+                  FROM (SELECT greatest(:highest, max(id)) AS highest FROM {table}) AS found
+                 WHERE highest > 0"""
+            self.execute(sql, {"sequence": sequence, "highest": highest.get(table, 0)})
 
     def _sequences(self) -> list[tuple[str, str]]:
         found: list[tuple[str, str]] = self.execute("""
@@ -212,49 +201,38 @@ class Connection:
 
     def command(self, sql: str) -> str:
         """Execute what has no parameters, several statements in one way there and back."""
-        self.session.pgconn.send_query(sql.encode())
-        result = self.session.wait(generators.execute(self.session.pgconn))[-1]
+        self.pgconn.send_query(sql.encode())
+        result = self.wait(generators.execute(self.pgconn))[-1]
         if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
             raise errors.error_from_result(result, encoding="utf-8")
         return (result.command_status or b"").decode()
 
-    @property
-    def lost(self) -> bool:
-        """Whether the server is known to be gone."""
-        return self.session.pgconn.status != pq.ConnStatus.OK
-
     def roll_back(self) -> None:
         """End the transaction, and leave the answer for resume(), as nobody needs it."""
-        self.session.pgconn.send_query(b"ROLLBACK")
+        self.pgconn.send_query(b"ROLLBACK")
 
     def resume(self) -> None:
         """Have it ready for a transaction, after it was idle. Raises OperationalError."""
-        self.session.patience = ANSWER_SECONDS  # it may have had no limit
-        pgconn = self.session.pgconn
-        if pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
-            self.session.wait(generators.fetch_many(pgconn))
-        poll = select.poll()
-        poll.register(pgconn.socket, select.POLLIN)
-        if poll.poll(0):  # all that a server says by itself is that it ends
-            pgconn.finish()
-            raise psycopg.OperationalError("the session was ended")
+        self.patience = ANSWER_SECONDS  # it may have had no limit
+        if self.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
+            self.wait(generators.fetch_many(self.pgconn))
 
     def close(self) -> None:
         """End the session; in a child of a fork only its descriptor, as it is the parent's."""
         if self.process == os.getpid():
-            self.session.pgconn.finish()
-        elif not self.lost:
+            self.pgconn.finish()
+        elif not self.closed:
             with suppress(OSError):
-                os.close(self.session.pgconn.socket)
+                os.close(self.pgconn.socket)
 
-    def __del__(self) -> None:
+    def __del__(self) -> None:  # type: ignore[override]
         if self.process == os.getpid():
-            self.session.pgconn.finish()
+            self.pgconn.finish()
 
 
-def _note(conn: Connection | None, notice: psycopg.errors.Diagnostic) -> None:
-    if conn and notice.severity_nonlocalized == "WARNING":
-        conn.warned = notice.message_primary
+def _note(warnings: deque[str | None], notice: errors.Diagnostic) -> None:
+    if notice.severity_nonlocalized == "WARNING":
+        warnings.append(notice.message_primary)
 
 
 @lru_cache(1000)
@@ -266,28 +244,25 @@ def _sent(sql: str) -> LiteralString:
     return sql  # no part of it comes from outside: see db.py
 
 
-class Database:
+class Database(engine.Database):
     """The schema `schema.name` of a PostgreSQL database, created where there is none.
 
-    `url` may name several hosts. Between its calls it has nothing open until it is first read
-    or written; a child that is forked later opens connections of its own. `clock` tells the
-    time in UTC. Raises Unavailable if it cannot be reached or written, is not in UTF-8, or is a
-    newer one; where it is `only_read`, nothing is looked at yet.
+    `url` may name several hosts. A forked child opens connections of its own. Raises
+    Unavailable if it cannot be reached or written, is not in UTF-8, or is a newer one; where it
+    is `only_read`, nothing is looked at yet.
     """
 
     remote = True
 
-    def __init__(self, url: str, schema: Schema, clock: Clock, only_read: bool = False) -> None:
-        self.name = without_password(url)
-        self._url, self.schema, self._clock = url, schema, clock
+    def __init__(self, url: str, schema: Schema, clock: Clock, only_read: bool) -> None:
+        super().__init__(without_password(url), schema, clock)
+        self._url = url
         self._lock = f"{schema.application_id}, {{}}".format
         self._to_write = _WRITE.format(self._lock(WRITES))
         self._deliverer: Connection | None = None  # the one that holds the lock
         self._ask_again = self._deliver_from = 0.0  # by the monotonic clock
         self._trouble: str | None = None  # why that is not known
         self._begin()
-        self._closed = False
-        self._failing = False  # whether the last write did not succeed
         try:
             if not only_read:
                 self._set_up()
@@ -299,25 +274,22 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that sees one state of the database, and changes nothing."""
         with self._transaction(_READ) as conn:
             yield conn
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that is committed at the end, or taken back on any exception."""
         try:
             with self._transaction(self._to_write) as conn:
                 yield conn
                 self._commit(conn)
-                self._failing = False
+                self.failing = False
         except Unavailable:
-            self._failing = True
+            self.failing = True
             raise
 
     @contextmanager
     def batch(self) -> Iterator[Batch]:
-        """One transaction for many writes, so that the disk is waited for once."""
         with self.write() as conn:
             yield Batch(self, conn)
 
@@ -338,21 +310,19 @@ class Database:
                 INSERT INTO commits VALUES ('{os.urandom(16).hex()}', 0, now());
                 SELECT 1 WHERE pg_try_advisory_xact_lock({self._lock(WRITES)})""")
             if free == "SELECT 1":
-                self._failing = False
-            elif self._failing:
+                self.failing = False
+            elif self.failing:
                 raise Unavailable("The database is locked by another writer.", busy=True)
 
     @contextmanager
     def keep(self) -> Iterator[Connection]:
-        """A transaction of any length while nobody writes."""
         with self.write() as conn:
             conn.command(_UNLIMITED)
-            conn.session.patience = math.inf
+            conn.patience = math.inf
             yield conn
 
     @contextmanager
     def fill(self) -> Iterator[Connection]:
-        """The same, to load what was written before, past the triggers."""
         with self.keep() as conn:
             # They count, row by row, which is quadratic within one transaction.
             for table in self.schema.tables:
@@ -400,7 +370,6 @@ class Database:
         return True
 
     def stop_delivering(self) -> None:
-        """Let somebody else deliver."""
         conn, self._deliverer = self._deliverer, None
         if conn:
             conn.close()
@@ -408,16 +377,6 @@ class Database:
     def backup(self, target: str, progress: Callable[[int, int], None]) -> None:
         """Raise Unavailable, which says what to use."""
         raise Unavailable(f"PostgreSQL has its own: pg_dump --format=custom --file={target}.")
-
-    def close(self) -> None:
-        """Close the connections: now those that are idle, the others after their use."""
-        self._closed = True
-        self._release()
-
-    def now(self) -> str:
-        """The time of the clock, as it is written down."""
-        moment = self._clock().astimezone(UTC)
-        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[Connection]:
@@ -445,7 +404,8 @@ class Database:
         3. A warning at commit says that the standby was not waited for. That is not known to
            last, either.
         """
-        conn.commits, conn.warned = conn.commits + 1, None
+        conn.commits += 1
+        conn.warnings.clear()
         try:
             done = conn.command(f"""
                 INSERT INTO commits
@@ -455,7 +415,7 @@ class Database:
                 {self._to_tidy if conn.commits == 1 else ""}
                 COMMIT""")
         except psycopg.Error as error:
-            if not conn.lost:
+            if not conn.closed:
                 raise
             conn.close()  # the server sees it, and ends the old transaction
             committed = self._has_committed(conn)
@@ -466,8 +426,8 @@ class Database:
         else:
             if done != "COMMIT":
                 raise Unavailable("The database has taken the transaction back.")
-            if conn.warned:
-                raise Unknown(f"The database warns: {conn.warned}.")
+            if conn.warnings:
+                raise Unknown(f"The database warns: {conn.warnings[-1]}.")
 
     _to_tidy = "DELETE FROM commits WHERE at < now() - interval '1 day';"
 
@@ -477,13 +437,13 @@ class Database:
         while time.monotonic() < until:
             with suppress(psycopg.Error):
                 other = self._connect()
-                other.session.patience = LOST_SECONDS
+                other.patience = LOST_SECONDS
                 other.command(self._to_write)
                 values = {"token": conn.token, "number": conn.commits}
                 found = other.execute(look, values).rowcount
                 other.command("COMMIT")
                 other.close()
-                if not other.warned:
+                if not other.warnings:
                     return bool(found)
             time.sleep(0.1)
         return None
@@ -519,23 +479,23 @@ class Database:
                 conn.command(begin)
                 return conn
             except psycopg.Error:
-                others = used and conn.lost and not conn.session.silent
+                others = used and conn.closed and not conn.silent
                 self._take_back(conn)
                 if not others:
                     raise
 
     def _take_back(self, conn: Connection) -> None:
         """End what the connection is in, and keep it if it is sound."""
-        status, kinds = conn.session.pgconn.transaction_status, pq.TransactionStatus
+        status, kinds = conn.pgconn.transaction_status, pq.TransactionStatus
         with suppress(psycopg.Error):
             if status in (kinds.INTRANS, kinds.INERROR):
                 conn.roll_back()
                 status = kinds.IDLE
-        if status == kinds.IDLE and not conn.lost:
+        if status == kinds.IDLE and not conn.closed:
             self._idle.append(conn)
         else:
             conn.close()
-        if self._closed or conn.session.silent:  # then the others are not to be waited for, either
+        if self._closed or conn.silent:  # then the others are not to be waited for, either
             self._release()
 
     def _connect(self) -> Connection:
@@ -551,7 +511,7 @@ class Database:
             ) from None
         mine = {"fallback_application_name": f"tracker {os.getpid()}"}
         try:
-            session = _Session.connect(
+            conn = Connection.connect(
                 **{**_DEFAULTS, **mine, **given, "client_encoding": "UTF8"},
                 autocommit=True,
                 context=_Context(),
@@ -559,26 +519,20 @@ class Database:
         except psycopg.OperationalError as error:
             self._down_until, self._down = time.monotonic() + DOWN_SECONDS, str(error)
             raise
-        session.patience = ANSWER_SECONDS
-        conn = Connection(session)
+        conn.patience = ANSWER_SECONDS
         self._all.add(conn)
-        if session.info.server_version < 130000:
-            raise Unavailable(
-                f"PostgreSQL 13 or newer is needed, this is {session.info.server_version // 10000}."
-            )
-        if session.info.parameter_status("server_encoding") != "UTF8":
+        if (version := conn.info.server_version // 10000) < 13:
+            raise Unavailable(f"PostgreSQL 13 or newer is needed, this is {version}.")
+        if conn.info.parameter_status("server_encoding") != "UTF8":
             raise Unavailable("The database must have the encoding UTF8.")
         conn.command(f"{_SETTINGS}; SET search_path = {self.schema.name}")
-        conn.warned = None
+        conn.warnings.clear()
         return conn
 
     def _release(self) -> None:
-        """Leave nothing open but what is in use just now."""
         if self._process != os.getpid():
             return  # what is open belongs to the parent
-        with suppress(IndexError):
-            while True:
-                self._idle.pop().close()
+        super()._release()
         if self._closed:
             self.stop_delivering()
 
@@ -610,11 +564,7 @@ class Database:
             return 0
         sql = f"SELECT coalesce(max(version), 0) FROM {self.schema.name}.schema_version"
         [version] = conn.execute(sql).fetchone()
-        if version > 1 + len(self.schema.upgrades):
-            raise Unavailable(
-                "The database was written by a newer version of the program"
-                f" (schema {version}, and this one knows {1 + len(self.schema.upgrades)})."
-            )
+        self.schema.refuse_newer(version)
         return int(version)
 
     def _create(self, conn: Connection) -> None:
@@ -627,10 +577,10 @@ class Database:
         sql = "SELECT to_regnamespace(:name) IS NULL"
         if conn.execute(sql, {"name": name}).fetchone() == (True,):
             conn.command(f"CREATE SCHEMA {name}")
-        conn.command(_OWN.format(version=1 + len(self.schema.upgrades)))
+        conn.command(_OWN.format(version=self.schema.newest))
         conn.command(self.schema.create)
-        if conn.warned:
-            log.warning("Warning: %s", conn.warned)
+        if conn.warnings:
+            log.warning("Warning: %s", conn.warnings[-1])
 
     def _check(self, conn: Connection) -> None:
         """See that tables and rules are there; others may be added."""

@@ -11,32 +11,28 @@ import glob
 import os
 import random
 import sqlite3
-import struct
-import sys
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from datetime import UTC
-from functools import partial
 from typing import Any, TypeGuard
 from urllib.parse import quote
 
-from . import Unavailable
-from .engine import Clock, Schema
+from . import Unavailable, engine, lockfile
+from .engine import BUSY_SECONDS, Clock, Schema
+from .lockfile import DELIVERS, WRITES, LockFile
 
-BUSY_SECONDS = 4.0  # how long a transaction waits for its turn
 WAL_BYTES = 16 * 2**20  # beyond this the WAL is emptied, and who reads is waited for
 RESTART_SECONDS = 1.0  # how long that may hold up those who write
 
 
 class Connection(sqlite3.Connection):
-    """A connection in a transaction, with the one time that counts in it."""
+    """An engine.Connection."""
 
-    now: str  # RFC 3339 in UTC with milliseconds
-    plans = False  # whether it weighs all ways by statistics, so that none is to be prescribed
+    now: str
+    plans = False
     patience = BUSY_SECONDS  # how long it waits for others
 
     def wait_for_others(self, seconds: float) -> None:
@@ -47,33 +43,22 @@ class Connection(sqlite3.Connection):
 
     @staticmethod
     def contains(column: str, value: str) -> str:
-        """SQL that is true where the text of the column holds the value."""
         return f"instr({column}, {value}) > 0"
 
     def columns(self, table: str) -> list[str]:
-        """The columns of a table, but for what is made of others."""
         return [name for (_, name, *_) in self.execute(f"PRAGMA table_info({table})")]
 
     def stream(self, sql: str) -> Iterable[tuple[Any, ...]]:
-        """The rows of a query, however many."""
         return self.execute(sql)
 
     def load(self, table: str, columns: list[str], rows: Iterable[tuple[Any, ...]]) -> None:
-        """Add the rows to a table."""
         places = ", ".join("?" * len(columns))
         self.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})", rows)
 
     def highest_ids(self) -> dict[str, int]:
-        """By table, the highest id that was ever used, also of what is deleted."""
-        kept = dict(self.execute("SELECT name, seq FROM sqlite_sequence"))
-        query = "SELECT name FROM sqlite_schema WHERE type = 'table'"
-        for (table,) in self.execute(query).fetchall():
-            if table not in kept and "id" in self.columns(table):
-                [kept[table]] = self.execute(f"SELECT max(id) FROM {table}").fetchone()
-        return {table: highest for table, highest in kept.items() if highest}
+        return dict(self.execute("SELECT name, seq FROM sqlite_sequence"))
 
     def use_ids_above(self, highest: dict[str, int]) -> None:
-        """Have new rows get higher ids, where rows can be deleted; the others are all there."""
         query = "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql LIKE '%AUTOINCREMENT%'"
         for (table,) in self.execute(query).fetchall():
             values = {"table": table, "highest": highest.get(table, 0)}
@@ -81,39 +66,35 @@ class Connection(sqlite3.Connection):
             self.execute("INSERT INTO sqlite_sequence VALUES (:table, :highest)", values)
 
 
-class Database:
+class Database(engine.Database):
     """A database of the given schema in the file at `path`, created where there is none.
 
-    Between its calls it has nothing open until it is first read or written, so that a
-    process may fork before that; a child forked later is refused. `clock` tells the time in
-    UTC. `progress` is told what is done when an older database is brought forward. Where it is
-    `only_read`, nothing is created or changed, and nothing is looked at yet. Raises Unavailable
-    if the file cannot be opened or written, is damaged, another program's or a newer one.
+    A child that is forked when something is open is refused. `progress` is told what is done
+    when an older database is brought forward. Where it is `only_read`, nothing is created or
+    changed, and nothing is looked at yet. Raises Unavailable if the file cannot be opened or
+    written, is damaged, another program's or a newer one.
     """
 
     remote = False
+    _idle: list[Connection]
 
     def __init__(
         self,
         path: str | os.PathLike[str],
         schema: Schema,
         clock: Clock,
-        progress: Callable[[str], None] = lambda text: None,
-        only_read: bool = False,
+        progress: Callable[[str], None],
+        only_read: bool,
     ) -> None:
         if sqlite3.sqlite_version_info < (3, 37):
             raise Unavailable(f"SQLite 3.37 or newer is needed, this is {sqlite3.sqlite_version}.")
-        self.name = os.fspath(path)
+        super().__init__(os.fspath(path), schema, clock)
         self.path = os.path.realpath(path)  # by whatever link it is opened: the same locks
-        self.schema, self._clock = schema, clock
         self.queue: deque[Callable[[], Write.Place | None]] = deque()  # of those who write
         self.queue_lock = threading.Lock()
         self.lock_file = LockFile(self.path)
-        self._idle: list[Connection] = []
         self.process: int | None = None  # the one that has something open
-        self._closed = False
         self.wal_limit = WAL_BYTES
-        self.failing = False  # whether the last write did not succeed
         self._only_read = only_read
         if not only_read:
             try:
@@ -126,7 +107,6 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that sees one state of the database, and changes nothing."""
         conn = self.lend()
         try:
             conn.wait_for_others(BUSY_SECONDS)
@@ -141,20 +121,16 @@ class Database:
         self.take_back(conn)
 
     def write(self) -> Write:
-        """A transaction that is committed at the end, or taken back on any exception."""
         return Write(self)
 
     def batch(self) -> Batch:
-        """One transaction for many writes, so that the disk is waited for once."""
         return Batch(self)
 
     def keep(self) -> Write:
-        """A transaction while nobody writes."""
         return Write(self)
 
     @contextmanager
     def fill(self) -> Iterator[Connection]:
-        """The same, to load what was written before, past the triggers."""
         with self.write() as conn:
             query = "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'"
             triggers = conn.execute(query).fetchall()
@@ -195,8 +171,7 @@ class Database:
 
         One at a time among all processes, until stop_delivering(), close() or death.
         """
-        self.refuse_children()
-        self.process = os.getpid()
+        self.claim()
         return self.lock_file.acquire(DELIVERS)
 
     def stop_delivering(self) -> None:
@@ -205,21 +180,11 @@ class Database:
             return
         self.lock_file.unlock[DELIVERS]()
 
-    def close(self) -> None:
-        """Close the connections: now those that are idle, the others after their use."""
-        self._closed = True
-        self._release()
-
-    def now(self) -> str:
-        """The time of the clock, as it is written down."""
-        moment = self._clock().astimezone(UTC)
-        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
     # ------------------------------------------------------------ connections
 
     def lend(self) -> Connection:
         """A connection for the use of this thread, until take_back(). Raises Unavailable."""
-        self.refuse_children()
+        self.claim()
         try:
             return self._idle.pop()
         except IndexError:
@@ -250,8 +215,8 @@ class Database:
         if self._closed:
             self._release()
 
-    def refuse_children(self) -> None:
-        """Raise Unavailable in a process that was forked from one that had this open."""
+    def claim(self) -> None:
+        """Have what is opened be of this process. Raises Unavailable in a child of one that has."""
         # Neither a connection nor SQLite's own book of locks may cross a fork: a child that
         # opened anew would commit without a real lock, and writes would be lost.
         if self.process not in (None, os.getpid()):
@@ -259,9 +224,9 @@ class Database:
                 "This process was forked from one that had the database open, which SQLite"
                 " forbids. Fork before the first request, or create the application after it."
             )
+        self.process = os.getpid()
 
     def _connect(self) -> Connection:
-        self.process = os.getpid()
         conn: Connection = sqlite3.connect(
             f"file://{quote(os.fsencode(self.path))}?mode={'rw' if self._only_read else 'rwc'}",
             uri=True,
@@ -280,12 +245,9 @@ class Database:
         return conn
 
     def _release(self) -> None:
-        """Leave nothing open but what is in use just now."""
         if self.process not in (None, os.getpid()):
             return  # what is open belongs to the parent
-        with suppress(IndexError):
-            while True:
-                self._idle.pop().close()
+        super()._release()
         if any(place() for place in list(self.queue)):
             return  # somebody writes, who comes here again
         self.lock_file.close()
@@ -307,9 +269,9 @@ class Database:
             raise Unavailable("The database is read-only for this user.")
         conn = self.lend()
         try:
-            if self._version(conn) < self._newest:
+            if self._version(conn) < self.schema.newest:
                 with Turn(self):
-                    if (version := self._version(conn)) < self._newest:
+                    if (version := self._version(conn)) < self.schema.newest:
                         self._bring_forward(conn, version, progress)
             self._check(conn)
         except (sqlite3.Error, UnicodeDecodeError) as error:
@@ -326,10 +288,6 @@ class Database:
                 os.fchown(fd, folder.st_uid, folder.st_gid)
                 os.close(fd)
 
-    @property
-    def _newest(self) -> int:
-        return 1 + len(self.schema.upgrades)
-
     def _version(self, conn: Connection) -> int:
         """The version of the schema in the file; 0 for an empty one, or without a WAL."""
         # In this order, as somebody else may be about to set it up.
@@ -338,13 +296,9 @@ class Database:
         (version,) = conn.execute("PRAGMA user_version").fetchone()
         if filled and application != self.schema.application_id:
             raise Unavailable("The file is the database of another program.")
-        if version > self._newest:
-            raise Unavailable(
-                "The database was written by a newer version of the program"
-                f" (schema {version}, and this one knows {self._newest})."
-            )
+        self.schema.refuse_newer(version)
         (journal,) = conn.execute("PRAGMA journal_mode").fetchone()
-        return int(version) if journal == "wal" or version < self._newest else 0
+        return int(version) if journal == "wal" or version < self.schema.newest else 0
 
     def _bring_forward(
         self, conn: Connection, version: int, progress: Callable[[str], None]
@@ -364,7 +318,7 @@ class Database:
         def tell() -> int:
             if version and (seconds := time.monotonic() - began) > 1:
                 step = f"step {done} of {len(statements)}, {seconds:.0f} s"
-                progress(f"Bringing {self.name} forward to schema {self._newest}: {step}")
+                progress(f"Bringing {self.name} forward to schema {self.schema.newest}: {step}")
             return 0
 
         conn.set_progress_handler(tell, 20_000_000)  # a few times a second
@@ -374,10 +328,10 @@ class Database:
                 conn.execute(statement)
                 done += 1
             conn.execute(f"PRAGMA application_id = {self.schema.application_id}")
-            conn.execute(f"PRAGMA user_version = {self._newest}")
+            conn.execute(f"PRAGMA user_version = {self.schema.newest}")
             conn.execute("COMMIT")
             if version and time.monotonic() > began + 1:
-                progress(f"Brought {self.name} forward to schema {self._newest}.\n")
+                progress(f"Brought {self.name} forward to schema {self.schema.newest}.\n")
         except sqlite3.IntegrityError as error:
             raise Unavailable(f"The database cannot be brought forward ({error}).") from error
 
@@ -423,7 +377,7 @@ class Database:
             raise FileExistsError(f"{target} is not a regular file")
         _remove_drafts(place)
         with _new_draft(place) as (fd, draft):
-            _make_alike(fd, os.stat(self.path))
+            lockfile.make_alike(fd, os.stat(self.path))
             with closing(sqlite3.connect(draft)) as copy, self.read() as conn:
                 # This read fixes the snapshot. Without it, each write by somebody else
                 # would make the backup begin anew.
@@ -476,7 +430,7 @@ def _remove(draft: str) -> None:
 def _lock_draft(fd: int, draft: str) -> bool:
     """Whether it is ours; else another backup saw it before it was locked, and removes it."""
     try:
-        _set_lock(fd, 0, fcntl.LOCK_EX | fcntl.LOCK_NB)()
+        lockfile.set_lock(fd, 0, fcntl.LOCK_EX | fcntl.LOCK_NB)()
         return os.path.samestat(os.stat(draft), os.fstat(fd))
     except OSError as error:  # where there are no locks, nobody removes it
         return error.errno not in (errno.EAGAIN, errno.ENOENT)
@@ -487,7 +441,7 @@ def _remove_drafts(place: str) -> None:
         with suppress(OSError):
             fd = os.open(draft, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
-                _set_lock(fd, 0, fcntl.LOCK_EX | fcntl.LOCK_NB)()
+                lockfile.set_lock(fd, 0, fcntl.LOCK_EX | fcntl.LOCK_NB)()
                 _remove(draft)
             finally:
                 os.close(fd)
@@ -518,8 +472,7 @@ class Turn:
     def __enter__(self) -> Any:
         database, deadline = self._database, time.monotonic() + self._patience
         try:
-            database.refuse_children()
-            database.process = os.getpid()
+            database.claim()
             self._place = self.Place()
             database.queue.append(weakref.ref(self._place))
             while not (self._is_first() and database.lock_file.acquire(WRITES)):
@@ -654,103 +607,20 @@ class Batch(Write):
             raise
 
 
-# ---------------------------------------------------------------- locks
-
-WRITES, DELIVERS = 0, 1  # bytes of the lock file
-
-
-class LockFile:
-    """Locks among processes on bytes of one file beside the database.
-
-    Death frees them, unless a child that was forked meanwhile lives on. The file has the owner
-    and mode of the database, is opened once, and where it was removed or replaced, the new one
-    counts. On Linux the locks belong to the open file, so that two databases in one process
-    exclude each other, too.
-    """
-
-    def __init__(self, database: str) -> None:
-        self._database, self._path = database, database + "-lock"
-        self._opening = threading.Lock()
-        self._fd: int | None = None
-        # Lets go of each byte in one call that no signal can come before; these do nothing.
-        self.unlock: list[Callable[[], object]] = [int, int]
-
-    def acquire(self, byte: int) -> bool:
-        """Whether the lock is ours, now or still. Raises Unavailable if it cannot be had."""
-        try:
-            with self._opening:
-                if self._fd is None or not self._is_current(self._fd):
-                    self._close()
-                    self._fd = fd = self._open()
-                    self.unlock = [_set_lock(fd, n, fcntl.LOCK_UN) for n in (WRITES, DELIVERS)]
-                _set_lock(self._fd, byte, fcntl.LOCK_EX | fcntl.LOCK_NB)()
-                return self._is_current(self._fd)
-        except (BlockingIOError, PermissionError) as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES) and error.filename is None:
-                return False  # somebody else has it
-            raise Unavailable(f"The database cannot be locked ({error}).") from error
-        except OSError as error:
-            raise Unavailable(f"The database cannot be locked ({error}).") from error
-
-    def close(self) -> None:
-        """Let go of all locks, and of the file."""
-        with self._opening:
-            self._close()
-
-    def _close(self) -> None:
-        fd, self._fd, self.unlock = self._fd, None, [int, int]
-        if fd is not None:
-            os.close(fd)
-
-    def _open(self) -> int:
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-        with suppress(FileNotFoundError):
-            return os.open(self._path, flags)
-        like = os.stat(self._database)
-        fd = os.open(self._path, flags | os.O_CREAT, 0o600)
-        _make_alike(fd, like, at_least=0o600)  # also while the database is read-only
-        return fd
-
-    def _is_current(self, fd: int) -> bool:
-        try:
-            return os.path.samestat(os.stat(self._path), os.fstat(fd))
-        except FileNotFoundError:
-            return False
-
-
-def _make_alike(fd: int, like: os.stat_result, at_least: int = 0) -> None:
-    with suppress(OSError):
-        os.fchmod(fd, like.st_mode & 0o666 | at_least)
-    with suppress(OSError):
-        os.fchown(fd, -1, like.st_gid)  # to a group of one's own
-    with suppress(OSError):
-        os.fchown(fd, like.st_uid, -1)  # only root may
-
-
-def _set_lock(fd: int, byte: int, how: int) -> Callable[[], object]:
-    """The system call that locks or unlocks the byte; it raises OSError."""
-    if sys.platform != "linux":
-        return partial(fcntl.lockf, fd, how, 1, byte)
-    # The locks of lockf() belong to the process, which loses all of them when any part of it
-    # opens and closes the file. These belong to the open file.
-    kind = fcntl.F_UNLCK if how == fcntl.LOCK_UN else fcntl.F_WRLCK
-    lock = struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
-    return partial(fcntl.fcntl, fd, fcntl.F_OFD_SETLK, lock)
-
-
 # ---------------------------------------------------------------- faults
 
+_LOCKED = "is locked by another writer"
 _WORDS = {
     sqlite3.SQLITE_PERM: "may not be accessed",
-    sqlite3.SQLITE_BUSY: "is locked by another writer",
-    sqlite3.SQLITE_LOCKED: "is locked by another writer",
+    sqlite3.SQLITE_BUSY: _LOCKED,
+    sqlite3.SQLITE_LOCKED: _LOCKED,
     sqlite3.SQLITE_NOMEM: "does not get the memory that it needs",
     sqlite3.SQLITE_INTERRUPT: "was interrupted",
     sqlite3.SQLITE_READONLY: "is read-only, or its folder is",
     sqlite3.SQLITE_IOERR: "cannot be read or written",
     sqlite3.SQLITE_FULL: "cannot grow: the disk is full",
     sqlite3.SQLITE_CANTOPEN: "cannot be opened",
-    sqlite3.SQLITE_PROTOCOL: "is locked by another writer",
+    sqlite3.SQLITE_PROTOCOL: _LOCKED,
     sqlite3.SQLITE_NOTADB: "is not a database",
 }
 _FILE_AT_FAULT = {
@@ -760,15 +630,12 @@ _FILE_AT_FAULT = {
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_NOTADB,
 }
-
-
 _OF_READING = {
     sqlite3.SQLITE_CORRUPT,
     sqlite3.SQLITE_NOTADB,
     sqlite3.SQLITE_IOERR_READ,
     sqlite3.SQLITE_IOERR_SHORT_READ,
 }
-_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
 
 
 def _code(error: BaseException | None) -> int:
@@ -788,8 +655,7 @@ def unavailable(error: BaseException) -> Unavailable:
     """The fault in words."""
     code = sqlite3.SQLITE_NOMEM if isinstance(error, MemoryError) else _code(error)
     words = _WORDS.get(code, "is damaged")
-    damaged, busy = code not in _WORDS, code in _BUSY
-    return Unavailable(f"The database {words} ({error}).", damaged, busy)
+    return Unavailable(f"The database {words} ({error}).", code not in _WORDS, words == _LOCKED)
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -16,17 +16,19 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode
 
 import bottle
 
 from . import Unavailable, idempotency
-from .text import fault_of_line, fault_of_text, is_address
+from .engine import Database
+from .rule import ID, Cursor, Query, write_cursor
+from .text import fault_of_line
 
 access = logging.getLogger("tracker.access")
 
@@ -63,6 +65,13 @@ class Problem(Exception):
         self.answer = Answer(status, kind | (headers or {}), body)
 
 
+def not_valid(errors: list[dict[str, str]]) -> Problem:
+    """The problem of a body, or of a query, with these faults."""
+    what, status = ("field", 422) if "pointer" in errors[0] else ("parameter", 400)
+    count = f"1 {what} is" if len(errors) == 1 else f"{len(errors)} {what}s are"
+    return Problem(status, f"{count} not valid.", errors)
+
+
 def title_of(status: int) -> str:
     """The reason phrase of a status, as RFC 9110 has it."""
     newer = {413: "Content Too Large", 422: "Unprocessable Content"}
@@ -78,7 +87,7 @@ class Route(NamedTuple):
     method: str
     path: str  # <name:id> in it matches a positive integer
     handler: Callable[..., Answer]
-    query: Mapping[str, Rule | list[Rule]]  # the parameters that it knows; [rule]: may be repeated
+    query: Query  # the parameters that it knows
     takes: tuple[str, ...]  # the media types of its body; none: it has no body
 
 
@@ -89,7 +98,7 @@ class Routes(list[Route]):
         self,
         method: str,
         path: str,
-        query: Mapping[str, Rule | list[Rule]] | None = None,
+        query: Query | None = None,
         takes: tuple[str, ...] = (),
     ) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
         """Have the function answer requests; see Route."""
@@ -155,7 +164,7 @@ class Call:
             return answer
         return Answer(200, answer.headers | html_headers(document), document)
 
-    def page(self, document: bytes, order: str, next: tuple[str, int] | None) -> Answer:
+    def page(self, order: str, document: bytes, next: tuple[str, int] | None) -> Answer:
         """A part of a list in this order; `next` is where there is more: see start()."""
         headers = {"Content-Type": "application/json"}
         if next:
@@ -167,7 +176,7 @@ class Call:
         """The place and id at which the page starts. Raises Problem for another order's."""
         after: Cursor | None = self.query.get("after")
         if after and after.order != order:
-            raise bad_query([{"parameter": "after", "detail": "is from a list in another order"}])
+            raise not_valid([{"parameter": "after", "detail": "is from a list in another order"}])
         return (after.place, after.id) if after else None
 
     @property
@@ -220,180 +229,6 @@ def html_headers(document: bytes) -> dict[str, str]:
 def _tags(header: str) -> list[str]:
     # Proxies that compress make W/"tag" of "tag", or "tag-gzip", and do not take it back.
     return [f'"{tag}"' for tag in re.findall(r'"([0-9a-f]*)(?:-\w+)?"', header)]
-
-
-class Cursor(NamedTuple):
-    """Where a page starts: the first item's place in the order, and its id."""
-
-    order: str
-    place: str
-    id: int
-
-
-def write_cursor(order: str, place: str, id: int) -> str:
-    """A Cursor as an opaque word."""
-    return base64.urlsafe_b64encode(f"{order} {place} {id}".encode()).decode().rstrip("=")
-
-
-# ---------------------------------------------------------------- rules
-
-# A rule takes a value from outside and a function to tell each fault to, with the place
-# inside the value if need be. It returns the clean value; after a fault nobody looks at it.
-Fault = Callable[..., None]
-Rule = Callable[[Any, Fault], Any]
-
-
-def line(shortest: int, longest: int) -> Rule:
-    """A name or title."""
-    return _string(shortest, longest, fault_of_line)
-
-
-def text(longest: int) -> Rule:
-    """A text that may have several lines, or none."""
-    return _string(0, longest, fault_of_text)
-
-
-def _string(shortest: int, longest: int, fault_of: Callable[[str], str | None]) -> Rule:
-    def rule(value: Any, fault: Fault) -> Any:
-        if not isinstance(value, str):
-            return fault("must be a string")
-        value = value.strip()
-        if len(value) < shortest:
-            fault(f"must have at least {shortest} character{'s' * (shortest > 1)}")
-        if len(value) > longest:
-            fault(f"must have at most {longest:,} characters")
-        if found := fault_of(value):
-            fault(found)
-        return value
-
-    return rule
-
-
-def optional(rule: Rule) -> Rule:
-    """The rule, or null."""
-    return lambda value, fault: None if value is None else rule(value, fault)
-
-
-def email(value: Any, fault: Fault) -> Any:
-    """One plain address that every mail server can reach."""
-    if not isinstance(value, str):
-        return fault("must be a string")
-    value = value.strip()
-    if not value.isascii():
-        fault("must be ASCII; an address in another script cannot be reached by every server")
-    elif not is_address(value):
-        fault("is not a valid email address")
-    return value
-
-
-def reference(value: Any, fault: Fault) -> Any:
-    """An id in a body."""
-    if type(value) is not int:  # a bool is an int, too
-        return fault("must be an id, a whole number")
-    return value if 0 < value < 2**63 else fault("does not exist")  # what a column can hold
-
-
-def references(most: int, members: set[str]) -> Rule:
-    """A list of so many ids, or of objects with these members, as a GET returns them."""
-
-    def rule(value: Any, fault: Fault) -> Any:
-        if not isinstance(value, list):
-            return fault("must be a list of ids")
-        ids = [
-            item["id"] if isinstance(item, dict) and members >= item.keys() >= {"id"} else item
-            for item in value
-        ]
-        if len({id for id in ids if type(id) is int}) > most:
-            return fault(f"must have at most {most} items")
-        return [
-            reference(id, lambda detail, place=place: fault(detail, f"/{place}"))
-            for place, id in enumerate(ids)
-        ]
-
-    return rule
-
-
-def one_of(*values: str) -> Rule:
-    """One of some words."""
-
-    def rule(value: Any, fault: Fault) -> Any:
-        return value if value in values else fault(f"must be one of: {', '.join(values)}")
-
-    return rule
-
-
-def word(*values: str) -> Rule:
-    """The same, with margins that are cut off."""
-    rule = one_of(*values)
-    return lambda value, fault: rule(value.strip() if isinstance(value, str) else value, fault)
-
-
-def id_in_query(value: str, fault: Fault) -> Any:
-    """An id in a query."""
-    return int(value) if re.fullmatch(ID, value) else fault("must be an id")
-
-
-def id_or_none(value: str, fault: Fault) -> Any:
-    """An id in a query, or "none", which is told as 0."""
-    return 0 if value == "none" else id_in_query(value, fault)
-
-
-ID = r"[1-9][0-9]{0,17}"
-
-
-def _page_size(value: str, fault: Fault) -> Any:
-    size = int(value) if re.fullmatch(r"[0-9]{1,3}", value) else 0
-    return size if 1 <= size <= 200 else fault("must be a whole number from 1 to 200")
-
-
-def _cursor(value: str, fault: Fault) -> Any:
-    with suppress(ValueError):
-        words = base64.urlsafe_b64decode(value.encode("ascii") + b"==").decode()
-        if found := re.fullmatch(rf"(\S+) ([0-9TZ:.-]*) ({ID})", words):
-            cursor = Cursor(found[1], found[2], int(found[3]))
-            if write_cursor(*cursor) == value:
-                return cursor
-    return fault("is not from a Link of this list")
-
-
-PAGE: dict[str, Rule | list[Rule]] = {"limit": _page_size, "after": _cursor}
-
-
-def validate(
-    data: dict[str, Any], rules: Mapping[str, Rule], ignored: Iterable[str], missing: str | None
-) -> tuple[dict[str, Any], list[dict[str, str]]]:
-    """The clean fields, and all faults; `missing` says what is wrong with leaving a field out."""
-    clean: dict[str, Any] = {}
-    errors = [
-        error_at(name, "is not a field that can be set here")
-        for name in sorted(data.keys() - rules.keys() - set(ignored))
-    ]
-    for name, rule in rules.items():
-        if name in data:
-            clean[name] = rule(
-                data[name], lambda *fault, name=name: errors.append(error_at(name, *fault))
-            )
-        elif missing:
-            errors.append(error_at(name, missing))
-    return clean, errors
-
-
-def error_at(name: str, detail: str, inside: str = "") -> dict[str, str]:
-    """An entry of `errors`, with a JSON pointer (RFC 6901) as a URI fragment."""
-    name = name.replace("~", "~0").replace("/", "~1")
-    return {"pointer": f"#/{quote(name, '~', errors='replace')}{inside}", "detail": detail}
-
-
-def bad_fields(errors: list[dict[str, str]]) -> Problem:
-    """The problem of a body with these faults."""
-    count = "1 field is" if len(errors) == 1 else f"{len(errors)} fields are"
-    return Problem(422, f"{count} not valid.", errors)
-
-
-def bad_query(errors: list[dict[str, str]]) -> Problem:
-    """The problem of a query with these faults."""
-    count = "1 parameter is" if len(errors) == 1 else f"{len(errors)} parameters are"
-    return Problem(400, f"{count} not valid.", errors)
 
 
 # ---------------------------------------------------------------- reading a request
@@ -507,9 +342,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return data
 
 
-def read_query(
-    query: str, rules: Mapping[str, Rule | list[Rule]]
-) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+def read_query(query: str, rules: Query) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """The clean parameters, and all pairs but `after` as they came. Raises Problem."""
     try:
         # WSGI hands over bytes as Latin-1, and so do we, to the one strict decoder.
@@ -539,31 +372,19 @@ def read_query(
             case _:
                 fault("may be given only once")
     if errors:
-        raise bad_query(errors)
+        raise not_valid(errors)
     return clean, [pair for pair in pairs if pair[0] != "after"]
 
 
 # ---------------------------------------------------------------- the application
 
 
-class Writer(Protocol):
-    """What begins transactions that write: an engine, each by itself, or a batch of it."""
-
-    def write(self) -> AbstractContextManager[Any]: ...
-
-
-class Engine(Writer, Protocol):
-    """The transactions that an application needs; see plumbing."""
-
-    def read(self) -> AbstractContextManager[Any]: ...
-    def batch(self) -> AbstractContextManager[Writer]: ...
-
-
 class Application:
     """Routes over a database, as a WSGI application.
 
     What protects it stands here around the routes, so that no way of mounting loses it.
-    `problem_of` is the one map from what went wrong to what the client is told.
+    `problem_of` is the one map from what went wrong to what the client is told; `user_key` is
+    the WSGI variable in which a proxy says who it is.
     """
 
     how_to_allow = ""  # the words for whoever asks for a host that is not allowed
@@ -572,12 +393,14 @@ class Application:
     def __init__(
         self,
         routes: Sequence[Route],
-        database: Engine,
+        database: Database,
         problem_of: Callable[[Exception], Problem],
         allowed_hosts: Iterable[str],
+        user_key: str,
     ) -> None:
         self.allowed_hosts = {host.lower() for host in allowed_hosts}
-        self._engine, self._problem_of = database, problem_of
+        self.user_key = user_key
+        self.database, self._problem_of = database, problem_of
         self._router = bottle.Router()
         # Bottle's own <id:int> matches -5, 007, the digits of other scripts, and "1\n".
         self._router.add_filter("id", lambda _: (ID, int, str))
@@ -588,7 +411,12 @@ class Application:
         """Called at each request; a service begins here what it does beside answering."""
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
-        return send(self.answer(environ), environ, start_response)
+        answer = self.answer(environ)
+        headers = list(answer.headers.items())
+        if answer.status not in (204, 304):
+            headers.append(("Content-Length", str(len(answer.body))))
+        start_response(f"{answer.status} {title_of(answer.status)}", headers)
+        return [] if environ["REQUEST_METHOD"] == "HEAD" or not answer.body else [answer.body]
 
     def answer(self, environ: Environ) -> Answer:
         """The answer to a request by itself."""
@@ -614,11 +442,11 @@ class Application:
         calls: list[Call] = []
         broken = False
         try:
-            with self._engine.batch() as batch:
+            with self.database.batch() as batch:
                 for environ in environs:
                     calls.append(call := self._receive(environ))
                     try:
-                        self._handle(call, batch)
+                        self._handle(call, batch.write)
                     except Unavailable:
                         broken = True
                         raise
@@ -626,10 +454,12 @@ class Application:
             if not calls:  # whoever else waits would wait as long, and in vain
                 calls += map(self._receive, environs)
             for call in calls:
-                if broken and (call.conn or not call.answered):
-                    call.answered = call.after_commit = None  # type: ignore[assignment]
+                if call.answered and not call.conn:
+                    continue  # it was refused as it was read
+                call.answered = call.after_commit = None  # type: ignore[assignment]
+                if broken:
                     self._answer_alone(call)
-                elif call.conn or not call.answered:
+                else:
                     call.answered = self._problem_of(error).answer
         else:
             self._after_commit(calls)
@@ -672,13 +502,16 @@ class Application:
                 ) from None
         raise Problem(404, f"There is nothing at this path. {self.what_there_is}".strip())
 
-    def _handle(self, call: Call, writer: Writer) -> None:
-        """Have the request answered in a transaction. Raises Unavailable, and nothing else."""
+    def _handle(self, call: Call, write: Callable[[], AbstractContextManager[Any]]) -> None:
+        """Have the request answered in a transaction. Raises Unavailable, and nothing else.
+
+        `write` begins one that writes: by itself, or a part of a batch.
+        """
         if call.answered:
             return
         reading = call.route.method == "GET"
         try:
-            with self._engine.read() if reading else writer.write() as call.conn:
+            with self.database.read() if reading else write() as call.conn:
                 call.answered = self._answer_once(call, call.key) if call.key else call.act()
         except Unavailable:
             raise
@@ -702,7 +535,7 @@ class Application:
 
     def _answer_alone(self, call: Call) -> None:
         try:
-            self._handle(call, self._engine)
+            self._handle(call, self.database.write)
         except Unavailable as error:
             call.answered = self._problem_of(error).answer
         else:
@@ -723,12 +556,3 @@ class Application:
                 call.answered.status,
                 took,
             )
-
-
-def send(answer: Answer, environ: Environ, start_response: Any) -> list[bytes]:
-    """Give an answer to a WSGI server."""
-    headers = list(answer.headers.items())
-    if answer.status not in (204, 304):
-        headers.append(("Content-Length", str(len(answer.body))))
-    start_response(f"{answer.status} {title_of(answer.status)}", headers)
-    return [] if environ["REQUEST_METHOD"] == "HEAD" or not answer.body else [answer.body]

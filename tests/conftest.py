@@ -32,8 +32,11 @@ import tracker
 from plumbing import smtp
 from plumbing.engine import is_url
 
+pytest_plugins = ["hostile"]  # its fixtures
+
 ROOT = Path(tracker.__file__).parent
 HERE = {k: v for k, v in os.environ.items() if not k.startswith("TRACKER_")}
+TRACKER = [sys.executable, ROOT / "tracker.py"]
 
 
 class Clock:
@@ -183,24 +186,31 @@ class MailServer:
         self._controller.stop()
 
 
+def command(*arguments, **settings):
+    """The outcome of a command of the tracker that ends by itself."""
+    settings = {"timeout": 60, "env": HERE} | settings
+    line = [*TRACKER, *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, **settings)
+
+
 class Server:
     """The tracker as a process of its own, as a user starts it. Port 0 means any.
 
-    `prelude` is a line of Python that is run in it first.
+    `prelude` is a line of Python that is run in it first; `line` is another command line, of all.
     """
 
-    def __init__(self, database, *options, port=0, prelude=""):
+    def __init__(self, database, *options, port=0, prelude="", line=None, **settings):
         self.database = database if is_url(database) else Path(database)
-        start = [ROOT / "tracker.py"]
+        start = TRACKER
         if prelude:
             where = f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
-            start = ["-c", f"{where}{prelude}; import tracker; sys.exit(tracker.main())"]
+            prelude = f"{where}{prelude}; import tracker; sys.exit(tracker.main())"
+            start = [sys.executable, "-c", prelude]
+        settings = {"stderr": subprocess.STDOUT, "text": True, "env": HERE, "cwd": ROOT} | settings
         self.process = subprocess.Popen(
-            [sys.executable, *start, "--db", database, "--port", str(port), *options],
+            list(map(str, line or [*start, "--db", database, "--port", port, *options])),
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=HERE,
+            **settings,
         )
         self.lines = []
         while not self.lines or "ready on" not in self.lines[-1]:
@@ -216,6 +226,11 @@ class Server:
     def kill(self):
         self.process.kill()
         self.process.wait()
+
+    def end(self):
+        """Have nothing left of it, whatever became of it."""
+        self.kill()
+        self.process.stdout.close()
 
     def terminate(self, signum=signal.SIGTERM):
         """Ask it to end, for which a busy machine has time; returns the exit status."""
@@ -336,9 +351,15 @@ def start(database):
 
     yield run
     for server in servers:
-        if server.process.poll() is None:
-            server.kill()
-        server.process.stdout.close()
+        server.end()
+
+
+@pytest.fixture(scope="module")
+def start_once(tmp_path_factory):
+    """A server for the tests that change nothing."""
+    server = Server(tmp_path_factory.mktemp("once") / "tickets.db", "--quiet")
+    yield server
+    server.end()
 
 
 # ---------------------------------------------------------------- mail

@@ -32,9 +32,7 @@ def team_on(url):
         yield Team(start, mail)
     finally:
         for server in servers:
-            if server.process.poll() is None:
-                server.kill()
-            server.process.stdout.close()
+            server.end()
         mail.stop()
 
 

@@ -19,30 +19,15 @@ from wire import DAVE, MAX, ask, assert_problem, chunked, create, everything, ex
 
 
 @pytest.fixture
-def start_with(database):
+def start_with(start):
     """Starts the tracker with other limits of the server: start_with(PATIENCE=2)."""
-    servers = []
 
     def run(prelude="pass", **limits):
         set_limits = "".join(f"server.{name} = {value}; " for name, value in limits.items())
         prelude = f"import plumbing.server as server; {set_limits}{prelude}"
-        servers.append(Server(database, "--quiet", prelude=prelude))
-        return servers[-1]
+        return start("--quiet", prelude=prelude)
 
-    yield run
-    for server in servers:
-        if server.process.poll() is None:
-            server.kill()
-        server.process.stdout.close()
-
-
-@pytest.fixture(scope="module")
-def start_once(tmp_path_factory):
-    """A server for the tests that change nothing."""
-    server = Server(tmp_path_factory.mktemp("once") / "tickets.db", "--quiet")
-    yield server
-    server.kill()
-    server.process.stdout.close()
+    return run
 
 
 # ---------------------------------------------------------------- slow clients

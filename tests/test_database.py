@@ -20,7 +20,8 @@ from conftest import ROOT, Api, eventually
 import db
 import tracker
 from plumbing import Unavailable
-from plumbing.sqlite import BUSY_SECONDS, WRITES, LockFile
+from plumbing.engine import BUSY_SECONDS
+from plumbing.lockfile import WRITES, LockFile
 
 
 @pytest.fixture
@@ -654,7 +655,7 @@ def test_a_restored_backup_is_written_to_while_others_read(app, api, tmp_path):
 
 HELD_BY_A_CHILD = """
 import os, sys, time
-from plumbing.sqlite import WRITES, LockFile
+from plumbing.lockfile import WRITES, LockFile
 lock = LockFile(sys.argv[1])
 assert lock.acquire(WRITES)
 child = os.fork()

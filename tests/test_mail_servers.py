@@ -48,8 +48,8 @@ from scripted import (
     say_lines_for_ever,
 )
 
+from plumbing.lockfile import WRITES, LockFile
 from plumbing.smtp import Client
-from plumbing.sqlite import WRITES, LockFile
 
 # How long the tracker waits for servers that take none of the mail. Where one is to take some, a
 # busy machine must not make it late: it outlasts the tracker, which waits for long.

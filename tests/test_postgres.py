@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-from conftest import HERE, ROOT, SENDER, Api, eventually, health, settled
+from conftest import ROOT, SENDER, Api, command, eventually, health, settled
 
 import db
 from plumbing import Unavailable, Unknown, engine, engines, idempotency, postgres
@@ -152,16 +152,6 @@ def test_both_engines_give_the_same_answers_to_the_byte(make_app, tmp_path, data
 
 
 # ---------------------------------------------------------------- to connect
-
-
-def command(*arguments, **env):
-    return subprocess.run(
-        [sys.executable, ROOT / "tracker.py", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=HERE | env,
-    )
 
 
 def with_password(url):

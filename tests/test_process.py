@@ -7,27 +7,13 @@ import re
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, suppress
 
 import pytest
-from conftest import HERE, ROOT, MailServer, eventually
+from conftest import HERE, TRACKER, MailServer, command, eventually
 from wire import ask, assert_problem, create, fill, free_port, post, sent, ticket
-
-
-def command(*arguments, **settings):
-    """The outcome of a command that ends by itself."""
-    return subprocess.run(
-        [sys.executable, ROOT / "tracker.py", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=settings.pop("env", HERE),
-        **settings,
-    )
 
 
 def assert_one_clear_line(done, *words):
@@ -37,26 +23,6 @@ def assert_one_clear_line(done, *words):
     assert "Traceback" not in done.stderr
     for word in words:
         assert str(word) in done.stderr
-
-
-@contextmanager
-def process(*arguments, **settings):
-    """A tracker that is not started the way of `start`; yields the process and its ready line."""
-    running = subprocess.Popen(
-        [sys.executable, ROOT / "tracker.py", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        **settings,
-    )
-    try:
-        running.port, line = None, running.stdout.readline()
-        if ready := re.search(r"ready on http://.*:([0-9]+),", line):
-            running.port = int(ready[1])
-        yield running, line
-    finally:
-        running.kill()
-        running.communicate()
 
 
 @pytest.fixture
@@ -194,7 +160,7 @@ def test_a_setting_that_cannot_work_is_one_clear_line(database, options):
     assert_one_clear_line(command("--db", database, "--port", "0", *options))
 
 
-def test_environment_variables_act_as_the_options_do(tmp_path, mail_server):
+def test_environment_variables_act_as_the_options_do(start, tmp_path, mail_server):
     env = HERE | {
         "TRACKER_DB": "elsewhere.db",
         "TRACKER_HOST": "localhost",
@@ -203,31 +169,30 @@ def test_environment_variables_act_as_the_options_do(tmp_path, mail_server):
         "TRACKER_SENDER": "tickets@example.org",
         "TRACKER_ALLOWED_HOSTS": "tracker.example.com,other.example.com",
     }
-    with process(env=env, cwd=tmp_path) as (server, line):
-        assert f"http://localhost:{env['TRACKER_PORT']}" in line
-        assert str(mail_server.port) in line
-        assert (tmp_path / "elsewhere.db").exists()
-        for host in ("tracker.example.com", "other.example.com:80", "localhost"):
-            assert ask(server, "GET", "/health", Host=host)[0] == 200
-        assert_problem(ask(server, "GET", "/health", Host="evil.example"), 403)
-        fill(server)
-        ticket(server, 1)
-        [(recipient, message)] = eventually(lambda: mail_server.messages)
-        assert (recipient, message["From"]) == ("max@example.com", "tickets@example.org")
+    server = start(line=TRACKER, env=env, cwd=tmp_path)
+    assert f"http://localhost:{env['TRACKER_PORT']}" in server.lines[0]
+    assert str(mail_server.port) in server.lines[0]
+    assert (tmp_path / "elsewhere.db").exists()
+    for host in ("tracker.example.com", "other.example.com:80", "localhost"):
+        assert ask(server, "GET", "/health", Host=host)[0] == 200
+    assert_problem(ask(server, "GET", "/health", Host="evil.example"), 403)
+    fill(server)
+    ticket(server, 1)
+    [(recipient, message)] = eventually(lambda: mail_server.messages)
+    assert (recipient, message["From"]) == ("max@example.com", "tickets@example.org")
 
 
-def test_options_win_over_environment_variables(tmp_path, mail_server):
+def test_options_win_over_environment_variables(start, tmp_path, mail_server):
     env = HERE | {
         "TRACKER_DB": "/nowhere/tickets.db",
         "TRACKER_PORT": "1",
         "TRACKER_SMTP": "smtp://127.0.0.1:1",
         "TRACKER_SENDER": "nobody",
     }
-    options = ("--db", "tickets.db", "--port", "0", "--smtp", mail_server.url)
-    with process(*options, "--sender", "a@example.org", env=env, cwd=tmp_path) as (_, line):
-        assert "ready" in line
-        assert (tmp_path / "tickets.db").exists()
-        assert str(mail_server.port) in line
+    options = ("--smtp", mail_server.url, "--sender", "a@example.org")
+    server = start(*options, database="tickets.db", env=env, cwd=tmp_path)
+    assert (tmp_path / "tickets.db").exists()
+    assert str(mail_server.port) in server.lines[0]
 
 
 # ---------------------------------------------------------------- stopping, and being killed
@@ -314,14 +279,6 @@ def test_mail_queued_before_a_kill_goes_out_at_the_next_start_without_another_wr
 
 
 # ---------------------------------------------------------------- clients that are slow or wrong
-
-
-@pytest.fixture(scope="module")
-def start_once(tmp_path_factory):
-    """A server for the tests that change nothing."""
-    database = tmp_path_factory.mktemp("once") / "tickets.db"
-    with process("--db", database, "--port", "0", "--quiet", env=HERE) as (server, _):
-        yield server
 
 
 # ---------------------------------------------------------------- Host and Origin

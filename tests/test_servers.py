@@ -26,6 +26,7 @@ from pathlib import Path
 import proxy
 import pytest
 from conftest import HERE, ROOT, eventually
+from wire import ask
 
 import mailer
 
@@ -104,21 +105,6 @@ def app(environ, start_response):
 """
 
 
-def ask(port, method, path, body=None, headers=()):
-    """The answer, with the JSON of its body as `json`, over a connection of its own."""
-    headers = {"Connection": "close", **dict(headers)}
-    if body is not None:
-        body = json.dumps(body).encode()
-        headers["Content-Type"] = "application/json"
-    with closing(HTTPConnection("127.0.0.1", port, timeout=30)) as conn:
-        conn.request(method, path, body, headers)
-        answer = conn.getresponse()
-        text = answer.read()
-        encoded = "Content-Encoding" in answer.headers
-        answer.json = json.loads(text) if text and not encoded else None
-        return answer
-
-
 class Foreign:
     """A server that runs `wsgi.app` in a folder."""
 
@@ -157,8 +143,8 @@ class Foreign:
     def said(self):
         return self.output.read_text()
 
-    def ask(self, method, path, body=None, headers=()):
-        return ask(self.port, method, path, body, headers)
+    def ask(self, method, path, body=None):
+        return ask(self, method, path, body, Connection="close")
 
     def stop(self):
         """Have all of it end, as systemd does; its exit status."""
@@ -345,13 +331,13 @@ TICKETS = 8
 under_forking = pytest.mark.parametrize("command", FORKING.values(), ids=FORKING)
 
 
-def fill(port):
+def fill(server):
     """Max, and as many tickets as there are clients."""
-    ask(port, "POST", "/users", {"name": "Max", "email": "max@example.com"})
-    ask(port, "POST", "/projects", {"name": "Website"})
+    ask(server, "POST", "/users", {"name": "Max", "email": "max@example.com"})
+    ask(server, "POST", "/projects", {"name": "Website"})
     for _ in range(TICKETS):
         ticket = {"title": "New", "project_id": 1, "status": "open", "assignees": [1]}
-        assert ask(port, "POST", "/tickets", ticket).status == 201
+        assert ask(server, "POST", "/tickets", ticket).status == 201
 
 
 def change(find_server, ticket, title):
@@ -360,7 +346,7 @@ def change(find_server, ticket, title):
         # Whoever hung up may have saved it: then the same once more changes nothing.
         with suppress(OSError, HTTPException, ValueError):
             answer = find_server().ask("PATCH", f"/tickets/{ticket}", {"title": title})
-            assert answer.status in (200, 503), answer.text
+            assert answer.status in (200, 503), answer.json
             if answer.status == 200:
                 return int(answer.headers["X-Process"])
         time.sleep(0.02)
@@ -399,7 +385,7 @@ def test_forked_workers_that_are_recycled_lose_no_change_and_send_each_mail_once
     run, mail_server, database, command
 ):
     server = run([*command, RECYCLING], mail_server.url)
-    fill(server.port)
+    fill(server)
 
     def work(ticket):
         return Counter(change(lambda: server, ticket, f"Change {n}") for n in range(100))
@@ -421,7 +407,7 @@ def test_killed_workers_and_a_killed_master_lose_no_change_and_no_mail(
     run, mail_server, database, command
 ):
     servers, acknowledged, stop = [run(command, mail_server.url)], [], threading.Event()
-    fill(servers[0].port)
+    fill(servers[0])
 
     def work(ticket):
         n = 0
@@ -462,7 +448,7 @@ def test_in_thirty_starts_of_uwsgi_every_worker_reads_and_writes(run, mail_serve
         for start in range(10):
             server = run(UWSGI_FORKS, mail_server.url)
             if start == 0:
-                fill(server.port)
+                fill(server)
             wrote, read = set(), set()
 
             def work(ticket, title, server=server, wrote=wrote, read=read):
@@ -509,7 +495,7 @@ def waiting_at(port):
 def test_mail_queued_before_the_start_goes_out_with_the_first_request(run, start, mail_server):
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         before = start("--smtp", f"smtp://127.0.0.1:{silent.getsockname()[1]}")
-        fill(before.port)
+        fill(before)
         before.kill()
     assert mail_server.messages == []
     run(PRELOADED, mail_server.url)
@@ -555,8 +541,8 @@ class Nginx(proxy.Nginx):
     """nginx before a tracker for tickets.example.com."""
 
     def ask(self, method, path, body=None, **headers):
-        headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        return ask(self.port, method, path, body, {"Host": "tickets.example.com"} | headers)
+        host = "tickets.example.com"
+        return ask(self, method, path, body, Host=host, Connection="close", **headers)
 
 
 @pytest.fixture
@@ -564,7 +550,7 @@ def nginx(tmp_path, start):
     if proxy.NGINX is None:
         pytest.skip(proxy.HOW_TO_GET_IT)
     behind = start("--quiet", "--allow-host", "tickets.example.com", "--user-header", "X-User")
-    fill(behind.port)
+    fill(behind)
     nginx = Nginx(tmp_path, PROXY.format(behind=behind.port))
     yield nginx
     nginx.kill()

@@ -18,13 +18,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import HERE, ROOT, Api, eventually
-from test_process import assert_one_clear_line, command, make_fifo, make_folder, rows
+from conftest import HERE, ROOT, TRACKER, Api, command, eventually
+from test_process import assert_one_clear_line, make_fifo, make_folder, rows
 from wire import ask, create, fill, free_port
 
 import db
 import tracker
-from plumbing import Unavailable, sqlite
+from plumbing import Unavailable, lockfile, sqlite
 
 MAX = 1234  # the number of a user
 DAVE = 1235
@@ -71,56 +71,21 @@ def run_as(ids, *arguments):
     )
 
 
-def serve(line, **settings):
-    """Start the tracker by the command line; the process, which has its port."""
-    running = subprocess.Popen(
-        list(map(str, line)),
-        cwd=settings.pop("cwd", ROOT),
-        env=settings.pop("env", HERE),
-        stdout=subprocess.PIPE,
-        stderr=settings.pop("stderr", subprocess.STDOUT),
-        text=True,
-    )
-    STARTED.append(running)
-    said = running.stdout.readline()
-    assert "ready on" in said, said + running.stdout.read()
-    running.port = port_of(said)
-    return running
-
-
-STARTED = []
-
-
-@pytest.fixture(autouse=True)
-def nothing_goes_on():
-    yield
-    end_all()
-
-
-def end_all():
-    while STARTED:
-        running = STARTED.pop()
-        running.kill()
-        running.communicate()
-
-
-def end(running, signum=signal.SIGTERM):
-    """Ask it to end; what it said."""
-    running.send_signal(signum)
-    said, _ = running.communicate(timeout=30)
-    assert running.returncode == 0, said
-    return said
-
-
-TRACKER = [sys.executable, ROOT / "tracker.py"]
+def end(server):
+    """Ask it to end; the lines that it said since it was ready."""
+    ready = len(server.lines)
+    assert server.terminate() == 0, server.lines
+    return server.lines[ready:]
 
 
 @pytest.fixture
 def folder():
-    """A folder that other users can reach, which a folder of pytest is not."""
+    """A folder that other users can reach, which a folder of pytest is not.
+
+    `start` stands behind it: or a tracker would make its files anew while they are removed.
+    """
     place = Path(tempfile.mkdtemp())
     yield place
-    end_all()  # or a tracker would make its files anew while they are removed
     shutil.rmtree(place)
 
 
@@ -140,13 +105,13 @@ exec chroot "$ROOT_OF_TEST/root" "$@"
 """
 
 
-def test_it_works_where_only_the_folder_of_its_data_can_be_written(tmp_path):
+def test_it_works_where_only_the_folder_of_its_data_can_be_written(start, tmp_path):
     (tmp_path / "data").mkdir()
     prefix = [*unshared("-m"), "sh", "-c", READ_ONLY_ROOT, "sh", tmp_path]
     database = tmp_path / "data" / "tickets.db"
     env = UNCOVERED | {"ROOT_OF_TEST": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
     line = [*prefix, *TRACKER, "--db", database, "--port", 0, "--quiet"]
-    server = serve(line, env=env)
+    server = start(line=line, env=env)
     fill(server)
     for _ in range(200):
         ticket = {"title": "Long", "project_id": 1, "status": "open", "description": "ö" * 10_000}
@@ -155,7 +120,7 @@ def test_it_works_where_only_the_folder_of_its_data_can_be_written(tmp_path):
         assert len(ask(server, "GET", "/tickets?limit=200")[2]) == 200
     assert ask(server, "GET", "/tickets?text=ööö&limit=1".replace("ö", "%C3%B6"))[0] == 200
     assert ask(server, "GET", "/health")[0] == 200
-    assert end(server) == ""
+    assert end(server) == []
 
 
 def private(path):
@@ -204,7 +169,7 @@ def test_a_start_that_could_write_nothing_is_refused_in_one_line(folder, make, w
 
 
 @needs_root
-def test_a_database_that_was_read_only_at_a_start_is_served_when_it_no_longer_is(folder):
+def test_a_database_that_was_read_only_at_a_start_is_served_when_it_no_longer_is(folder, start):
     os.chown(folder, MAX, MAX)
     database = folder / "tickets.db"
     db.open_database(database).close()
@@ -213,7 +178,7 @@ def test_a_database_that_was_read_only_at_a_start_is_served_when_it_no_longer_is
     line = ("--db", database, "--port", 0)
     assert_one_clear_line(run_as(f"{MAX} {MAX}", *line), "read-only")
     database.chmod(0o644)
-    server = serve(as_user(f"{MAX} {MAX}", *line), env=UNCOVERED)
+    server = start(line=as_user(f"{MAX} {MAX}", *line), env=UNCOVERED)
     create(server, "/projects", name="Website")
 
 
@@ -221,13 +186,13 @@ def test_a_database_that_was_read_only_at_a_start_is_served_when_it_no_longer_is
 @pytest.mark.parametrize("first", ["send-test-mail", "backup"])
 @pytest.mark.parametrize("exists", [True, False], ids=["after it", "before it"])
 def test_what_root_does_before_the_service_starts_takes_nothing_from_it(
-    folder, mail_server, first, exists
+    folder, start, mail_server, first, exists
 ):
     os.chown(folder, MAX, MAX)
     database = folder / "tickets.db"
     line = as_user(f"{MAX} {MAX}", "--db", database, "--port", 0)
     if exists:
-        end(serve(line, env=UNCOVERED))
+        end(start(line=line, env=UNCOVERED))
         os.unlink(f"{database}-lock")
     if first == "backup":
         done = command("--db", database, "backup", folder / "backup.db")
@@ -236,14 +201,14 @@ def test_what_root_does_before_the_service_starts_takes_nothing_from_it(
     else:
         done = command("--db", database, "--smtp", mail_server.url, first, "m@example.com")
         assert done.returncode == 0, done.stderr
-    server = serve(line, env=UNCOVERED)
+    server = start(line=line, env=UNCOVERED)
     create(server, "/projects", name="Website")
     assert ask(server, "GET", "/health")[0] == 200
 
 
 @needs_root
 @pytest.mark.parametrize("folder_mode", [0o770, 0o2770], ids=["plain", "setgid"])
-def test_two_users_of_one_group_serve_one_database_in_turn(folder, folder_mode):
+def test_two_users_of_one_group_serve_one_database_in_turn(folder, start, folder_mode):
     os.chown(folder, MAX, TEAM)
     folder.chmod(folder_mode)
     database = folder / "tickets.db"
@@ -253,7 +218,7 @@ def test_two_users_of_one_group_serve_one_database_in_turn(folder, folder_mode):
     database.chmod(0o660)
     for number, user in enumerate((DAVE, MAX, DAVE)):
         line = as_user(f"{user} {user} {TEAM}", "--db", database, "--port", 0)
-        server = serve(line, env=UNCOVERED)
+        server = start(line=line, env=UNCOVERED)
         create(server, "/projects", name=f"Project {number}")
         end(server)
 
@@ -272,7 +237,7 @@ def test_locks_that_the_file_system_refuses_are_told_everywhere_and_leak_nothing
         return int if how == fcntl.LOCK_UN else call
 
     with monkeypatch.context() as patch:
-        patch.setattr(sqlite, "_set_lock", refuse)
+        patch.setattr(lockfile, "set_lock", refuse)
         app.database.lock_file.close()
         for _ in range(50):
             assert "No locks" in api.problem("POST", "/projects", {"name": "Shop"})["detail"]
@@ -441,13 +406,13 @@ def test_a_backup_to_the_name_of_a_folder_that_is_not_there_is_refused(api, data
 BACKUPS = """
 import os, random, sys, time
 import db
-from plumbing import sqlite
+from plumbing import lockfile
 _, seed, database, target = sys.argv
-set_lock, choose = sqlite._set_lock, random.Random(seed)
+set_lock, choose = lockfile.set_lock, random.Random(seed)
 def set_it_slowly(*arguments):
     time.sleep(choose.choice([0, 0.001, 0.003]))
     return set_lock(*arguments)
-sqlite._set_lock = set_it_slowly
+lockfile.set_lock = set_it_slowly
 for _ in range(30):
     db.open_database(database, only_read=True).backup(target, lambda done, pages: None)
     print(oct(os.stat(target).st_mode & 0o777))
@@ -661,9 +626,16 @@ def test_a_backup_of_a_damaged_database_does_not_replace_a_good_one(
 
 # ---------------------------------------------------------------- terminals and signals
 
+STARTED = []
 
-def port_of(lines):
-    return int(re.search(r"ready on http://[^ ]*:([0-9]+),", lines)[1])
+
+@pytest.fixture(autouse=True)
+def nothing_goes_on():
+    yield
+    while STARTED:
+        running = STARTED.pop()
+        running.kill()
+        running.communicate()
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
@@ -699,38 +671,38 @@ def answers(server):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_log_that_nobody_reads_holds_up_nobody(database, signum):
-    server = serve([*TRACKER, "--db", database, "--port", 0], stderr=subprocess.PIPE)
+def test_a_log_that_nobody_reads_holds_up_nobody(start, signum):
+    server = start(stderr=subprocess.PIPE)
     for number in range(300):  # 300 KB of lines, and the pipe takes 64
         assert ask(server, "GET", f"/{number:01000d}")[0] == 404
         assert ask(server, "POST", f"/{number:01000d}", {})[0] == 404
     create(server, "/projects", name="Website")
-    server.send_signal(signum)
-    assert server.wait(30) == 0  # and nobody has read a line yet
+    server.process.send_signal(signum)
+    assert server.process.wait(30) == 0  # and nobody has read a line yet
+    server.process.stderr.close()
 
 
-def test_mail_that_is_printed_where_nobody_reads_holds_up_nobody(database):
-    server = serve([*TRACKER, "--db", database, "--port", 0, "--quiet"])
+def test_mail_that_is_printed_where_nobody_reads_holds_up_nobody(start, database):
+    server = start("--quiet")
     fill(server)
     for _ in range(20):
         ticket = {"title": "Fix it", "project_id": 1, "status": "open", "assignees": [1, 2]}
         create(server, "/tickets", description="x" * 10_000, **ticket)
     assert ask(server, "GET", "/health")[2]["mail"]["queued"] > 0
-    server.terminate()
-    assert server.wait(30) == 0
-    assert "Fatal" not in server.stdout.read()
+    server.process.terminate()
+    assert server.process.wait(30) == 0
+    assert "Fatal" not in server.process.stdout.read()
     assert rows(database, "SELECT count(*) FROM tickets") == [(20,)]
 
 
-def test_a_log_whose_reader_has_gone_stops_nothing(database):
-    server = serve([*TRACKER, "--db", database, "--port", 0])
-    server.stdout.close()
+def test_a_log_whose_reader_has_gone_stops_nothing(start):
+    server = start()
+    server.process.stdout.close()
     fill(server)
     for number in range(50):
         assert ask(server, "GET", f"/{number}")[0] == 404
-    server.terminate()
-    assert server.wait(30) == 0
-    server.stdout = open(os.devnull)  # noqa: SIM115
+    server.process.terminate()
+    assert server.process.wait(30) == 0
 
 
 @pytest.mark.parametrize("what", [["--help"], ["backup", "b.db"]])
@@ -746,11 +718,11 @@ def test_a_command_whose_output_nobody_reads_does_its_work(app, api, database, t
     assert done.stderr == "0\n"
 
 
-def test_all_that_is_logged_before_the_end_is_written(database):
-    server = serve([*TRACKER, "--db", database, "--port", 0])
+def test_all_that_is_logged_before_the_end_is_written(start):
+    server = start()
     for number in range(100):
         ask(server, "GET", f"/{number}")
-    assert len(end(server).splitlines()) == 100
+    assert len(end(server)) == 100
 
 
 @pytest.mark.parametrize(
@@ -767,24 +739,17 @@ def test_all_that_is_logged_before_the_end_is_written(database):
     ],
     ids=str,
 )
-def test_a_terminal_of_any_encoding_shows_mail_and_names(tmp_path, env, shown):
+def test_a_terminal_of_any_encoding_shows_mail_and_names(start, tmp_path, env, shown):
     database = tmp_path / "żółć.db"
-    running = subprocess.Popen(
-        [*TRACKER, "--db", database, "--port", "0"],
-        env={k: v for k, v in HERE.items() if not k.startswith(("LC_", "LANG", "PYTHON"))} | env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    STARTED.append(running)
+    plain = {k: v for k, v in HERE.items() if not k.startswith(("LC_", "LANG", "PYTHON"))}
     encoding = env.get("PYTHONIOENCODING", "utf-8").partition(":")[0]
-    running.port = port_of(running.stdout.readline().decode(encoding))
+    server = start(database=database, env=plain | env, encoding=encoding)
     for name in ("Żółć", "Юрий"):
-        create(running, "/users", name=name, email=f"u{ord(name[0])}@example.com")
-    create(running, "/projects", name="Сайт")
-    create(running, "/tickets", title="Исправить", project_id=1, status="open", assignees=[1, 2])
-    eventually(lambda: len(ask(running, "GET", "/emails?state=sent")[2]) == 2)
-    running.terminate()
-    said = running.communicate(timeout=30)[0].decode(encoding)
+        create(server, "/users", name=name, email=f"u{ord(name[0])}@example.com")
+    create(server, "/projects", name="Сайт")
+    create(server, "/tickets", title="Исправить", project_id=1, status="open", assignees=[1, 2])
+    eventually(lambda: len(ask(server, "GET", "/emails?state=sent")[2]) == 2)
+    said = "".join(end(server))
     assert shown in said
     assert "Traceback" not in said
 
@@ -830,12 +795,13 @@ def child_of(running):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_as_process_1_too(database, signum):
-    server = serve([*unshared("-p", "-f", "--mount-proc"), *TRACKER, "--db", database, "--port", 0])
+def test_it_ends_as_process_1_too(start, database, signum):
+    prefix = unshared("-p", "-f", "--mount-proc")
+    server = start(line=[*prefix, *TRACKER, "--db", database, "--port", 0])
     create(server, "/projects", name="Website")
-    os.kill(child_of(server), signum)
-    said, _ = server.communicate(timeout=30)
-    assert server.returncode == 0, said
+    os.kill(child_of(server.process), signum)
+    said, _ = server.process.communicate(timeout=30)
+    assert server.process.returncode == 0, said
     assert "Traceback" not in said
 
 
@@ -905,10 +871,10 @@ def test_a_port_that_is_taken_and_an_address_of_another_machine_name_both_option
     assert_one_clear_line(done, "--host (TRACKER_HOST)", "192.0.2.1")
 
 
-def test_blank_variables_count_as_not_set_and_blanks_around_a_value_do_not_count(tmp_path):
+def test_blank_variables_count_as_not_set_and_blanks_around_a_value_do_not_count(start, tmp_path):
     blank = {variable: " " for variable, _, _ in BAD.values()} | {"TRACKER_DB": ""}
     env = HERE | blank | {"TRACKER_PORT": " 0 ", "TRACKER_SENDER": " Max <max@example.com>\r"}
-    server = serve(TRACKER, env=env, cwd=tmp_path)
+    server = start(line=TRACKER, env=env, cwd=tmp_path)
     assert ask(server, "GET", "/health")[0] == 200
     assert (tmp_path / "tickets.db").exists()
     assert ask(server, "GET", "/health", Host="evil.example")[0] == 403

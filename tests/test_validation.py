@@ -1,4 +1,4 @@
-"""What is told of faulty fields; the tables of hostile ones are in test_hostile.py."""
+"""What is told of faulty fields; the tables of hostile ones are in test_hostile_texts.py."""
 
 import pytest
 from hypothesis import given

@@ -22,7 +22,8 @@ from wire import ask
 
 import db
 from plumbing import Unavailable, sqlite
-from plumbing.sqlite import DELIVERS, WAL_BYTES, WRITES, LockFile
+from plumbing.lockfile import DELIVERS, WRITES, LockFile
+from plumbing.sqlite import WAL_BYTES
 
 # ---------------------------------------------------------------- nothing leaves the lock held
 

@@ -3,16 +3,16 @@
 Used by the tests in short and by the soak at length.
 """
 
-import json
 import random
 import threading
 import time
 from collections import Counter
-from contextlib import closing, suppress
-from http.client import HTTPConnection, HTTPException
+from contextlib import suppress
+from http.client import HTTPException
 
 import psycopg
 from conftest import CAST, eventually
+from wire import ask
 
 import mailer
 
@@ -20,14 +20,6 @@ TICKETS = 10
 NOTHING, UNKNOWN = "Nothing was changed", "It is not known whether this was saved"
 LOCK = 0x7469636B  # of trackers; 0 beside it is of who writes, 1 of who delivers
 MESSAGE_IDS = "SELECT '<' || id || '.' || token || '@' || domain || '>' FROM emails, system"
-
-
-def ask(server, method, path, body=None):
-    """The status and the JSON of the answer. Raises OSError or HTTPException."""
-    with closing(HTTPConnection("127.0.0.1", server.port, timeout=30)) as conn:
-        conn.request(method, path, json.dumps(body), {"Content-Type": "application/json"})
-        answer = conn.getresponse()
-        return answer.status, json.loads(answer.read())
 
 
 def connect(url):
@@ -78,7 +70,7 @@ class Team:
             change = ticket, title = random.randint(1, TICKETS), f"{worker}-{n}"
             server = self.servers[worker % len(self.servers)]
             try:
-                status, answer = ask(server, "PATCH", f"/tickets/{ticket}", {"title": title})
+                status, _, told = ask(server, "PATCH", f"/tickets/{ticket}", {"title": title})
             except (OSError, HTTPException, ValueError):
                 self.unknown.append(change)
                 time.sleep(0.05)
@@ -86,9 +78,9 @@ class Team:
             if status == 200:
                 self.saved.append(change)
                 continue
-            assert status == 503, answer
-            known = NOTHING in answer["detail"]
-            assert known != (UNKNOWN in answer["detail"]), answer
+            assert status == 503, told
+            known = NOTHING in told["detail"]
+            assert known != (UNKNOWN in told["detail"]), told
             (self.refused if known else self.unknown).append(change)
 
     def works(self, more=20):
@@ -129,7 +121,7 @@ class Team:
 
     def check(self, url):
         """See, once nobody writes, that each request was told the truth, and all mail was sent."""
-        eventually(lambda: ask(self.servers[0], "GET", "/health")[1]["mail"]["queued"] == 0, 300)
+        eventually(lambda: ask(self.servers[0], "GET", "/health").json["mail"]["queued"] == 0, 300)
         with connect(url) as conn:
             changes = Counter(
                 conn.execute("""

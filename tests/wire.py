@@ -4,6 +4,7 @@ import http.client
 import json
 import socket
 from contextlib import closing, contextmanager, suppress
+from typing import NamedTuple
 
 MAX = {"name": "Max", "email": "max@example.com"}
 DAVE = {"name": "Dave", "email": "dave@example.com"}
@@ -23,15 +24,22 @@ def free_port():
     return port
 
 
+class Answer(NamedTuple):
+    status: int
+    headers: http.client.HTTPMessage
+    json: object  # None where the body is empty, or compressed
+
+
 def ask(server, method, path, body=None, **headers):
-    """(status, headers, JSON) of one request on a connection of its own."""
+    """What one request on a connection of its own is answered. Raises OSError, HTTPException."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)) as connection:
         data = None if body is None else json.dumps(body)
         connection.request(method, path, data, {"Content-Type": "application/json", **named})
         answer = connection.getresponse()
         text = answer.read()
-        return answer.status, answer.headers, json.loads(text) if text else None
+        readable = text and "Content-Encoding" not in answer.headers
+        return Answer(answer.status, answer.headers, json.loads(text) if readable else None)
 
 
 def create(server, path, **body):
@@ -62,14 +70,14 @@ def sent(server, data):
 
 
 def exchange(server, data):
-    """(status, headers, JSON) of what is answered to the bytes; None if it only hangs up."""
+    """What is answered to the bytes; None if it only hangs up."""
     with sent(server, data) as sock, closing(http.client.HTTPResponse(sock)) as answer:
         try:
             answer.begin()
             text = answer.read()
         except (ConnectionError, http.client.BadStatusLine):
             return None
-        return answer.status, answer.headers, json.loads(text) if text else None
+        return Answer(answer.status, answer.headers, json.loads(text) if text else None)
 
 
 def everything(server, data):
