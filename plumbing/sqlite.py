@@ -144,6 +144,9 @@ class Database(engine.Database):
         """Raise Unavailable if there is nothing of ours to be read; an older schema is as good."""
         if not os.path.exists(self.path):
             raise Unavailable("There is no such database.")
+        if not (os.access(self.path, os.W_OK) or os.path.exists(self.path + "-shm")):
+            # SQLite would read it, and leave files beside it that its owner may not write.
+            raise Unavailable("The database is read-only for this user, and nobody serves it.")
         with self.read() as conn:
             if self._version(conn) == 0 == conn.execute("PRAGMA user_version").fetchone()[0]:
                 raise Unavailable("The database is empty.")

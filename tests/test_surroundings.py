@@ -207,6 +207,25 @@ def test_what_root_does_before_the_service_starts_takes_nothing_from_it(
 
 
 @needs_root
+def test_who_may_only_read_backs_up_what_is_served_and_takes_nothing_from_the_service(folder):
+    os.chown(folder, MAX, TEAM)
+    folder.chmod(0o770)
+    database, dave = folder / "tickets.db", f"{DAVE} {DAVE} {TEAM}"
+    line = as_user(f"{MAX} {MAX}", "--db", database, "--port", 0)
+    server = serve(line, env=UNCOVERED)
+    create(server, "/projects", name="Website")
+    backup = ("--db", database, "backup", folder / "backup.db")
+    done = run_as(dave, *backup)
+    assert done.returncode == 0, done.stderr
+    assert rows(folder / "backup.db", "SELECT name FROM projects") == [("Website",)]
+    end(server)
+    for refused in (backup, ("copy", database, folder / "new.db")):
+        assert_one_clear_line(run_as(dave, *refused), database, "read-only for this user")
+    assert sorted(os.listdir(folder)) == ["backup.db", "tickets.db", "tickets.db-lock"]
+    create(serve(line, env=UNCOVERED), "/projects", name="Intranet")
+
+
+@needs_root
 @pytest.mark.parametrize("folder_mode", [0o770, 0o2770], ids=["plain", "setgid"])
 def test_two_users_of_one_group_serve_one_database_in_turn(folder, start, folder_mode):
     os.chown(folder, MAX, TEAM)
