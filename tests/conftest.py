@@ -62,7 +62,7 @@ class Clock:
         self.now += timedelta(**how_much)
 
 
-def eventually(condition, timeout=30):
+def eventually(condition, timeout=60):
     """The first true value of condition(), which is asked again and again."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):

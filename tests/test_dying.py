@@ -57,7 +57,7 @@ def test_nothing_acknowledged_is_lost_to_kills_at_random_moments(start, database
             sent.append((recorded, len(mail_server.messages)))
             servers[kill % 2].kill()
             servers[kill % 2] = start(*options)
-        eventually(lambda: len(acknowledged) > CHANGES, timeout=60)
+        eventually(lambda: len(acknowledged) > CHANGES)
     finally:
         stop.set()
         for worker in workers:

@@ -454,7 +454,7 @@ def test_backups_to_one_file_at_once_are_all_whole_and_as_private_as_the_databas
         )
         for seed in range(3)
     ]
-    assert [backup.communicate(timeout=60)[0].split() for backup in running] == [["0o600"] * 30] * 3
+    assert [backup.communicate()[0].split() for backup in running] == [["0o600"] * 30] * 3
     assert rows(target, "SELECT name FROM projects") == [("Website",)]
     assert drafts(tmp_path) == []
 

@@ -232,7 +232,7 @@ def test_behind_nginx_reads_and_creations_with_a_key_go_on_while_trackers_are_ki
 
     def goes_on():
         aims = reads.total() + 20, len(created) + 20
-        eventually(lambda: reads.total() >= aims[0] and len(created) >= aims[1], timeout=60)
+        eventually(lambda: reads.total() >= aims[0] and len(created) >= aims[1])
 
     threads = [threading.Thread(target=read) for _ in range(2)]
     threads += [threading.Thread(target=create, args=(n,)) for n in range(2)]

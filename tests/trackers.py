@@ -86,8 +86,8 @@ class Team:
     def works(self, more=20):
         """Wait until so many more changes are saved, and all trackers say that they are well."""
         aim = len(self.saved) + more
-        eventually(lambda: len(self.saved) >= aim, timeout=60)
-        eventually(lambda: all(self._is_well(server) for server in self.servers), timeout=60)
+        eventually(lambda: len(self.saved) >= aim)
+        eventually(lambda: all(self._is_well(server) for server in self.servers))
 
     def _is_well(self, server):
         with suppress(OSError, HTTPException, ValueError):
@@ -96,7 +96,7 @@ class Team:
     def seconds_until_well(self):
         """How long it takes from now on until a change is saved."""
         began, aim = time.monotonic(), len(self.saved) + 1
-        eventually(lambda: len(self.saved) >= aim, timeout=60)
+        eventually(lambda: len(self.saved) >= aim)
         return time.monotonic() - began
 
     def expect_disturbance(self, url):
