@@ -207,12 +207,14 @@ def test_what_root_does_before_the_service_starts_takes_nothing_from_it(
 
 
 @needs_root
-def test_who_may_only_read_backs_up_what_is_served_and_takes_nothing_from_the_service(folder):
+def test_who_may_only_read_backs_up_what_is_served_and_takes_nothing_from_the_service(
+    folder, start
+):
     os.chown(folder, MAX, TEAM)
     folder.chmod(0o770)
     database, dave = folder / "tickets.db", f"{DAVE} {DAVE} {TEAM}"
     line = as_user(f"{MAX} {MAX}", "--db", database, "--port", 0)
-    server = serve(line, env=UNCOVERED)
+    server = start(line=line, env=UNCOVERED)
     create(server, "/projects", name="Website")
     backup = ("--db", database, "backup", folder / "backup.db")
     done = run_as(dave, *backup)
@@ -222,7 +224,7 @@ def test_who_may_only_read_backs_up_what_is_served_and_takes_nothing_from_the_se
     for refused in (backup, ("copy", database, folder / "new.db")):
         assert_one_clear_line(run_as(dave, *refused), database, "read-only for this user")
     assert sorted(os.listdir(folder)) == ["backup.db", "tickets.db", "tickets.db-lock"]
-    create(serve(line, env=UNCOVERED), "/projects", name="Intranet")
+    create(start(line=line, env=UNCOVERED), "/projects", name="Intranet")
 
 
 @needs_root
