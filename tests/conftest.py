@@ -36,6 +36,9 @@ pytest_plugins = ["hostile"]  # its fixtures
 
 ROOT = Path(tracker.__file__).parent
 HERE = {k: v for k, v in os.environ.items() if not k.startswith("TRACKER_")}
+# Not measured: coverage writes beside the project, where another user may not, and in a child
+# it waits for ever for its lock, or SQLite's, if a thread of the parent held that at the fork.
+UNCOVERED = {k: v for k, v in HERE.items() if not k.startswith("COVERAGE")}
 TRACKER = [sys.executable, ROOT / "tracker.py"]
 
 

@@ -14,7 +14,7 @@ from wsgiref.validate import validator
 import bottle
 import flask
 import pytest
-from conftest import ROOT, Api, eventually
+from conftest import ROOT, UNCOVERED, Api, eventually
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 import tracker
@@ -332,11 +332,10 @@ print(json.dumps({"early": early, "children": children, "acknowledged": acknowle
 def test_what_is_forked_before_the_first_request_works_and_later_is_refused(tmp_path, database):
     done = subprocess.run(
         [sys.executable, "-c", FORKING, database],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=UNCOVERED | {"PYTHONPATH": str(ROOT)},
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)

@@ -18,7 +18,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import HERE, ROOT, TRACKER, Api, command, eventually
+from conftest import HERE, ROOT, TRACKER, UNCOVERED, Api, command, eventually
 from test_process import assert_one_clear_line, make_fifo, make_folder, rows
 from wire import ask, create, fill, free_port
 
@@ -29,9 +29,6 @@ from plumbing import Unavailable, lockfile, sqlite
 MAX = 1234  # the number of a user
 DAVE = 1235
 TEAM = 5000  # and of a group
-
-# Coverage writes beside the project, where another user may not, and says so on the terminal.
-UNCOVERED = {k: v for k, v in HERE.items() if not k.startswith("COVERAGE")}
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 
