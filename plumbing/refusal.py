@@ -45,7 +45,8 @@ _WORDS = [
     (r"recipient (address )?(is )?(rejected|refused|invalid)(?!.*(policy|rate|limit))", None,
      "recipient"),
     (r"sender|send ?as|sending (is )?(paused|suspended|domain)|not owned|return.?path", None, "us"),
-    (r"mailbox .*(unavailable|not found|full|quota)|invalid mailbox|n[o']t have an? \S* ?account"
+    (r"mailbox .*(unavailable|not found)|mailbox (is )?full|mailbox (storage )?quota exceeded"
+     r"|invalid mailbox|n[o']t have an? \S* ?account"
      r"|(no such|unknown) (user|mailbox|recipient)\b|(user|mailbox|recipient) (unknown|not local)",
      ".", "recipient"),
     (r"from (address|header|domain)|mail from|disallowed as|ses:\S+", None, "us"),
@@ -53,11 +54,11 @@ _WORDS = [
     (r"encryption (is )?(required|needed)|not verified|\b(helo|ehlo)\b", None, "us"),
     (r"not authori[sz]ed to send|(allowed|permitted) to send", None, "us"),
     (r"relay|block|policy|reputation|spamhaus|rbl|reverse|\bptr\b|\brate\b|limit|too many|\bip\b"
-     r"|client host|access denied|sending quota|unsolicited|suspicious|try again|temporar", None,
-     "unclear"),
+     r"|client host|access denied|(sending|daily|outgoing)[\w ]* quota|unsolicited|suspicious"
+     r"|try again|temporar", None, "unclear"),
     (r"recipient|user|(?<!command )unknown(?! command| error)|no such|(does not|doesn't) exist"
-     r"|mailbox|quota|storage|invalid address|unrout|undeliverable|disabled|inactive|suspended"
-     r"|no longer|not our customer|account", "RCPT", "recipient"),
+     r"|mailbox|quota|(?<!system )storage|invalid address|unrout|undeliverable|disabled|inactive"
+     r"|suspended|no longer|not our customer|account", "RCPT", "recipient"),
     (r"too (big|large|long)|size|content|virus|infected|malware|spam|attachment|header"
      r"|line length|message (was |is )?(rejected|refused)", "DATA .", "message"),
 ]  # fmt: skip
@@ -81,7 +82,7 @@ def whom(step: str, reply: Reply) -> str:
             return about
     if reply.code == 552 and step != "RCPT":
         return "message"
-    words = re.sub(r"<[^>]*>|\S+@\S+|https?://\S+", " ", reply.text)  # names mean nothing
+    words = re.sub(r"<[^>]*>|\S+@\S+|https?://\S+", " ", reply.text[:1000])  # names mean nothing
     for pattern, steps, about in _WORDS:
         if (steps is None or step in steps.split()) and re.search(pattern, words, re.IGNORECASE):
             return about
